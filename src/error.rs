@@ -66,10 +66,7 @@ impl Error {
     }
 
     /// Attaches the underlying cause, reachable through `std::error::Error::source`.
-    pub fn because(
-        mut self,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }

@@ -1,5 +1,10 @@
 //! Mistral 7B, run and customised on any GPU.
+#![warn(missing_docs)]
 
 mod error;
+pub mod gpu;
+pub mod ops;
+pub mod quant;
+pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,143 @@
+//! Memory on the device.
+
+use super::Gpu;
+use crate::{Error, ErrorKind, Result};
+
+/// A byte range of a device buffer; cloning shares the memory.
+#[derive(Debug, Clone)]
+pub struct Buffer {
+    pub(super) raw: wgpu::Buffer,
+    pub(super) offset: u64,
+    size: u64,
+}
+
+impl Buffer {
+    pub(super) fn from_raw(raw: wgpu::Buffer) -> Self {
+        let size = raw.size();
+        Self { raw, offset: 0, size }
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The part of `size` bytes that begins `offset` bytes into this one. To be bound by a kernel,
+    /// `offset` must be a multiple of 256.
+    ///
+    /// # Panics
+    /// When the part does not lie inside.
+    pub fn slice(&self, offset: u64, size: u64) -> Self {
+        assert!(
+            offset + size <= self.size,
+            "{offset}+{size} lies outside of a buffer of {} bytes",
+            self.size
+        );
+        Self { raw: self.raw.clone(), offset: self.offset + offset, size }
+    }
+
+    pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.raw,
+            offset: self.offset,
+            size: std::num::NonZero::new(self.size),
+        })
+    }
+}
+
+impl Gpu {
+    /// Allocates `size` bytes (rounded up to a multiple of 4), zeroed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] when the device refuses or the size is beyond its limits.
+    pub fn allocate(&self, label: &str, size: u64) -> Result<Buffer> {
+        let size = size.max(4).next_multiple_of(4);
+        let limit = self.limits().buffer;
+        if size > limit {
+            let expected = format!("at most {limit} bytes in one buffer");
+            return Err(Error::expected(ErrorKind::OutOfMemory, label, expected, format!("{size} bytes")));
+        }
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::UNIFORM
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
+        let raw = self.guarded(label, |device| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        })?;
+        Ok(Buffer::from_raw(raw))
+    }
+
+    /// Allocates a buffer that holds `contents`.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn upload<T: bytemuck::NoUninit>(&self, label: &str, contents: &[T]) -> Result<Buffer> {
+        let bytes: &[u8] = bytemuck::cast_slice(contents);
+        let buffer = self.allocate(label, bytes.len() as u64)?;
+        self.write(&buffer, 0, bytes);
+        Ok(buffer)
+    }
+
+    /// Writes `contents`, a multiple of 4 bytes, at `offset`, before whatever is submitted next.
+    pub fn write<T: bytemuck::NoUninit>(&self, buffer: &Buffer, offset: u64, contents: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(contents);
+        assert!(offset + bytes.len() as u64 <= buffer.size, "write past the end of a buffer");
+        if !bytes.is_empty() {
+            self.queue.write_buffer(&buffer.raw, buffer.offset + offset, bytes);
+        }
+    }
+
+    /// Reads the buffers back, in order, after everything submitted so far.
+    ///
+    /// The future waits for the device inside its first poll; a server awaits it on a thread that
+    /// may block.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last check: [`ErrorKind::OutOfMemory`],
+    /// [`ErrorKind::DeviceLost`], [`ErrorKind::Device`].
+    pub async fn download<T: bytemuck::AnyBitPattern>(&self, buffers: &[Buffer]) -> Result<Vec<Vec<T>>> {
+        let total: u64 = buffers.iter().map(|buffer| buffer.size).sum();
+        if total == 0 {
+            return Ok(buffers.iter().map(|_| Vec::new()).collect());
+        }
+        let staging = self.guarded("download", |device| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("download"),
+                size: total,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let mut end = 0;
+        for buffer in buffers {
+            encoder.copy_buffer_to_buffer(&buffer.raw, buffer.offset, &staging, end, buffer.size);
+            end += buffer.size;
+        }
+        self.queue.submit([encoder.finish()]);
+        let (send, mut mapped) = futures::channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| drop(send.send(result)));
+        self.wait()?;
+        match mapped.try_recv() {
+            Ok(Some(Ok(()))) => {}
+            other => {
+                return Err(Error::new(ErrorKind::Device, "download", format!("mapping failed: {other:?}")));
+            }
+        }
+        let bytes = staging
+            .get_mapped_range(..)
+            .map_err(|error| Error::new(ErrorKind::Device, "download", &error).because(error))?;
+        let mut start = 0;
+        let parts = buffers.iter().map(|buffer| {
+            let part = &bytes[start..start + buffer.size as usize];
+            start += buffer.size as usize;
+            part.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+        });
+        Ok(parts.collect())
+    }
+}

@@ -1,0 +1,322 @@
+//! Adapters and the opened device: choice, limits, and what goes wrong on it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+
+use super::{Buffer, Capabilities, Kernel, KernelKey, memory, memory::DeviceMemory, recording::Pace};
+use crate::{Error, ErrorKind, Result};
+
+/// What to open, and how.
+#[derive(Debug, Clone, Default)]
+pub struct GpuOptions {
+    /// Index in [`list_adapters`] or part of an adapter's name; the best discrete GPU if `None`.
+    pub gpu: Option<String>,
+    /// Ask only for WebGPU's default limits, which every device has.
+    pub floor_limits: bool,
+    /// Optional paths not to use.
+    pub disable: Capabilities,
+    /// Memory to plan with, in bytes, in place of what the driver tells.
+    pub memory: Option<u64>,
+}
+
+/// The limits that decide how tensors are split and kernels shaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest buffer, bytes.
+    pub buffer: u64,
+    /// Largest binding of a storage buffer, bytes.
+    pub binding: u64,
+    /// Invocations in a workgroup.
+    pub invocations: u32,
+    /// Workgroup memory, bytes.
+    pub workgroup_memory: u32,
+    /// Workgroups in each dimension of a dispatch.
+    pub workgroups: u32,
+}
+
+impl From<&wgpu::Limits> for Limits {
+    fn from(limits: &wgpu::Limits) -> Self {
+        Self {
+            buffer: limits.max_buffer_size,
+            binding: limits.max_storage_buffer_binding_size,
+            invocations: limits.max_compute_invocations_per_workgroup,
+            workgroup_memory: limits.max_compute_workgroup_storage_size,
+            workgroups: limits.max_compute_workgroups_per_dimension,
+        }
+    }
+}
+
+/// An adapter as `mistral devices` lists it.
+#[derive(Debug, Clone)]
+pub struct AdapterDescription {
+    /// Marketing name.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+    /// Driver name and version.
+    pub driver: String,
+    /// Optional paths it supports.
+    pub capabilities: Capabilities,
+    /// Its limits.
+    pub limits: Limits,
+    /// Its memory.
+    pub memory: DeviceMemory,
+    /// Smallest and largest subgroup.
+    pub subgroup_sizes: (u32, u32),
+}
+
+impl AdapterDescription {
+    fn of(adapter: &wgpu::Adapter) -> Self {
+        let info = adapter.get_info();
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete",
+            wgpu::DeviceType::IntegratedGpu => "integrated",
+            wgpu::DeviceType::VirtualGpu => "virtual",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        };
+        Self {
+            backend: info.backend.to_string(),
+            kind,
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            capabilities: Capabilities::of(adapter.features()),
+            limits: Limits::from(&adapter.limits()),
+            memory: memory::of(adapter),
+            subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
+            name: info.name,
+        }
+    }
+
+    /// Preference among adapters when the user names none: higher is better.
+    fn rank(&self) -> u32 {
+        ["other", "software", "virtual", "integrated", "discrete"]
+            .iter()
+            .position(|k| *k == self.kind)
+            .unwrap_or(0) as u32
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    wgpu::Instance::new(descriptor)
+}
+
+async fn adapters() -> Vec<wgpu::Adapter> {
+    let instance = instance();
+    let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    adapters.into_iter().filter(|a| a.get_downlevel_capabilities().is_webgpu_compliant()).collect()
+}
+
+/// Every adapter that can run compute shaders, in the order that [`GpuOptions::gpu`] counts.
+pub async fn list_adapters() -> Vec<AdapterDescription> {
+    adapters().await.iter().map(AdapterDescription::of).collect()
+}
+
+const NO_ADAPTER: &str = "no GPU driver found. On Debian or Ubuntu install `mesa-vulkan-drivers` (AMD, Intel, and a \
+    software fallback) or NVIDIA's driver; on Fedora `mesa-vulkan-drivers`; on Windows the GPU vendor's current driver; \
+    on macOS 10.15 or later Metal is built in";
+
+/// An opened device with its queue, compiled kernels and pace.
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    pub(super) uniforms: Mutex<HashMap<Vec<u8>, Buffer>>,
+    pub(super) pace: Mutex<Pace>,
+    rejected: Mutex<HashSet<String>>,
+    faults: Arc<Mutex<Faults>>,
+    description: AdapterDescription,
+    capabilities: Capabilities,
+    limits: Limits,
+}
+
+#[derive(Default)]
+struct Faults {
+    /// What the host is doing now, for the message.
+    doing: String,
+    first: Option<Error>,
+    lost: Option<String>,
+}
+
+impl Gpu {
+    /// Opens the adapter that `options` names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`] when there is none, or it refuses.
+    pub async fn open(options: &GpuOptions) -> Result<Self> {
+        let adapters = adapters().await;
+        let descriptions: Vec<_> = adapters.iter().map(AdapterDescription::of).collect();
+        let index = choose(&descriptions, options.gpu.as_deref())?;
+        let adapter = &adapters[index];
+        let mut description = descriptions[index].clone();
+        if let Some(bytes) = options.memory {
+            description.memory = DeviceMemory { total: Some(bytes), free: Some(bytes), ..description.memory };
+        }
+        let capabilities = description.capabilities.without(options.disable);
+        let required_limits = if options.floor_limits { wgpu::Limits::default() } else { adapter.limits() };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("mistral-wgpu"),
+                required_features: capabilities.features(),
+                required_limits: required_limits.clone(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| Error::new(ErrorKind::Device, &description.name, &error).because(error))?;
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        device.on_uncaptured_error(Arc::new({
+            let faults = faults.clone();
+            move |error| {
+                let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+                let error = describe(&faults.doing, error);
+                faults.first.get_or_insert(error);
+            }
+        }));
+        device.set_device_lost_callback({
+            let faults = faults.clone();
+            move |reason, message| {
+                let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+                faults.lost = Some(format!("{reason:?} {message}"));
+            }
+        });
+        Ok(Self {
+            device,
+            queue,
+            kernels: Mutex::default(),
+            uniforms: Mutex::default(),
+            pace: Mutex::new(Pace::default()),
+            rejected: Mutex::default(),
+            faults,
+            description,
+            capabilities,
+            limits: Limits::from(&required_limits),
+        })
+    }
+
+    /// The adapter this device was opened on.
+    pub fn description(&self) -> &AdapterDescription {
+        &self.description
+    }
+
+    /// Optional paths in use.
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// Limits in force.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Excludes the kernel variant `name` (`operation/variant`) from being chosen.
+    pub fn reject(&self, name: String) {
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+    }
+
+    /// Whether [`Gpu::reject`] was called with `name`.
+    pub fn rejects(&self, name: &str) -> bool {
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// Names what the host does next, for the message of an error that the device raises.
+    pub(super) fn doing(&self, label: &str) {
+        self.faults().doing.replace_range(.., label);
+    }
+
+    /// Runs `make` and turns the error it raises on the device into a `Result`.
+    pub(super) fn guarded<T>(&self, label: &str, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+        let scopes =
+            [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory]
+                .map(|filter| self.device.push_error_scope(filter));
+        let made = make(&self.device);
+        // Innermost first; on native backends the future of a popped scope is ready at once.
+        let errors: Vec<_> =
+            scopes.into_iter().rev().filter_map(|scope| scope.pop().now_or_never().flatten()).collect();
+        match errors.into_iter().next() {
+            Some(error) => Err(describe(label, error)),
+            None => Ok(made),
+        }
+    }
+
+    /// Waits until the device has finished everything submitted, and reports what went wrong.
+    ///
+    /// # Errors
+    /// The first error since the last call, or the loss of the device.
+    pub fn wait(&self) -> Result<()> {
+        // Some backends sleep in whole milliseconds while they wait: look a few times first.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(200) {
+            match self.device.poll(wgpu::PollType::Poll) {
+                Ok(status) if status.is_queue_empty() => break,
+                Ok(_) => std::hint::spin_loop(),
+                Err(_) => break,
+            }
+        }
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).idle();
+        self.check()?;
+        polled.map(drop).map_err(|error| Error::new(ErrorKind::Device, "wait", &error).because(error))
+    }
+
+    /// Reports the loss of the device or the first error since the last check.
+    ///
+    /// # Errors
+    /// See [`Gpu::wait`].
+    pub fn check(&self) -> Result<()> {
+        let mut faults = self.faults();
+        if let Some(lost) = &faults.lost {
+            return Err(Error::new(ErrorKind::DeviceLost, &faults.doing, lost));
+        }
+        faults.first.take().map_or(Ok(()), Err)
+    }
+
+    /// Destroys the device, as a driver reset would; everything after it is [`ErrorKind::DeviceLost`].
+    pub fn destroy(&self) {
+        self.device.destroy();
+    }
+
+    fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn describe(label: &str, error: wgpu::Error) -> Error {
+    let kind = match &error {
+        wgpu::Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+        wgpu::Error::Validation { .. } | wgpu::Error::Internal { .. } => ErrorKind::Device,
+    };
+    Error::new(kind, label, &error).because(error)
+}
+
+fn choose(adapters: &[AdapterDescription], wanted: Option<&str>) -> Result<usize> {
+    let Some(wanted) = wanted else {
+        // The first of equal rank: `max_by_key` alone would take the last.
+        let best = adapters.iter().enumerate().rev().max_by_key(|(_, adapter)| adapter.rank());
+        return best
+            .map(|(index, _)| index)
+            .ok_or_else(|| Error::new(ErrorKind::Device, "adapter", NO_ADAPTER));
+    };
+    let by_name = || adapters.iter().position(|a| a.name.to_lowercase().contains(&wanted.to_lowercase()));
+    let found = match wanted.parse::<usize>() {
+        Ok(index) if index < adapters.len() => Some(index),
+        _ => by_name(),
+    };
+    found.ok_or_else(|| {
+        let names: Vec<_> = adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.name)).collect();
+        Error::expected(
+            ErrorKind::Argument,
+            "gpu",
+            format!("one of [{}]", names.join(", ")),
+            format!("`{wanted}`"),
+        )
+    })
+}

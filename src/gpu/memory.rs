@@ -1,0 +1,63 @@
+//! How much memory an adapter has, where its driver tells.
+
+/// The memory of an adapter, in bytes; `None` where nothing tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceMemory {
+    /// Size of the memory that weights would live in.
+    pub total: Option<u64>,
+    /// What the driver would still give now.
+    pub free: Option<u64>,
+    /// Whether it is the host's own memory (integrated and software adapters).
+    pub shared_with_host: bool,
+}
+
+/// Asks the driver; memory that is the host's own is capped by the RAM that is free. The heap that a
+/// software driver claims says nothing: it is the RAM.
+pub(super) fn of(adapter: &wgpu::Adapter) -> DeviceMemory {
+    let kind = adapter.get_info().device_type;
+    let shared_with_host = !matches!(kind, wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu);
+    let ram = available_ram();
+    if kind == wgpu::DeviceType::Cpu {
+        return DeviceMemory { total: ram, free: ram, shared_with_host };
+    }
+    let (total, free) = backend::heap(adapter).unzip();
+    let free = [free, ram.filter(|_| shared_with_host)].into_iter().flatten().min();
+    DeviceMemory { total: total.or(free), free, shared_with_host }
+}
+
+/// Host memory that programs can still get without swapping, in bytes, where the system tells.
+pub fn available_ram() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(target_os = "linux")]
+mod backend {
+    use ash::vk;
+
+    /// Largest device-local heap: its size and remaining budget.
+    pub fn heap(adapter: &wgpu::Adapter) -> Option<(u64, u64)> {
+        // SAFETY: the handle is used only while the guard keeps the adapter alive, and not destroyed.
+        let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+        let instance = adapter.shared_instance().raw_instance();
+        let device = adapter.raw_physical_device();
+        // SAFETY: `device` belongs to `instance`; the properties structure outlives the call.
+        let extensions = unsafe { instance.enumerate_device_extension_properties(device) }.ok()?;
+        let has_budget =
+            extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(ash::ext::memory_budget::NAME));
+        let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
+        let mut properties = vk::PhysicalDeviceMemoryProperties2::default();
+        if has_budget {
+            properties = properties.push_next(&mut budget);
+        }
+        // SAFETY: as above; the chained structure is one that the device supports.
+        unsafe { instance.get_physical_device_memory_properties2(device, &mut properties) };
+        let memory = properties.memory_properties;
+        let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
+        let local = |heap: &vk::MemoryHeap| heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL);
+        let (index, heap) = heaps.iter().enumerate().filter(|(_, h)| local(h)).max_by_key(|(_, h)| h.size)?;
+        let left = budget.heap_budget[index].saturating_sub(budget.heap_usage[index]);
+        Some((heap.size, if has_budget { left.min(heap.size) } else { heap.size }))
+    }
+}

@@ -1,0 +1,22 @@
+//! The GPU: the only room that names wgpu.
+//!
+//! [`Gpu`] is an opened adapter. [`Buffer`] is memory on it, [`Kernel`] a compiled compute shader,
+//! [`Recording`] a list of dispatches that can be replayed with other counts.
+
+mod buffer;
+mod capability;
+mod device;
+mod kernel;
+mod memory;
+mod profile;
+mod recording;
+mod shader;
+
+pub use buffer::Buffer;
+pub use capability::{Capabilities, Capability};
+pub use device::{AdapterDescription, Gpu, GpuOptions, Limits, list_adapters};
+pub use kernel::{Binding, Kernel};
+pub use memory::{DeviceMemory, available_ram};
+pub use profile::Profile;
+pub use recording::{Bindings, Cost, Extent, Grid, Recording, Step};
+pub use shader::{BindingKind, Composed, KernelKey, SHADERS, Uniform, compose};

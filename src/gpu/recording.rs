@@ -1,0 +1,319 @@
+//! Dispatches as data, and the executor that replays them.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
+
+use super::{BindingKind, Buffer, Gpu, Kernel, Profile, Uniform};
+use crate::{Error, ErrorKind, Result};
+
+/// Workgroups along one dimension of a dispatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Always this many.
+    Fixed(u32),
+    /// One for every `per` of the replay's count number `slot`, rounded up.
+    Count {
+        /// Index into the counts given to [`Gpu::replay`].
+        slot: usize,
+        /// How many of them one workgroup handles.
+        per: u32,
+    },
+}
+
+impl Extent {
+    fn workgroups(self, counts: &[u64]) -> u32 {
+        match self {
+            Extent::Fixed(workgroups) => workgroups,
+            Extent::Count { slot, per } => counts[slot].div_ceil(u64::from(per)) as u32,
+        }
+    }
+}
+
+/// Workgroups in x, y and z.
+pub type Grid = [Extent; 3];
+
+/// Estimated work of a step: `fixed + counts[slot] * each`, in bytes moved or operations done,
+/// whichever is more.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cost {
+    /// Work whatever the counts.
+    pub fixed: f64,
+    /// The count that scales the rest.
+    pub slot: usize,
+    /// Work for each of that count.
+    pub each: f64,
+}
+
+impl Cost {
+    fn at(&self, counts: &[u64]) -> f64 {
+        self.fixed + counts[self.slot] as f64 * self.each
+    }
+}
+
+/// Buffers by the name that the shader gives them.
+pub type Bindings<'a> = [(&'a str, &'a Buffer)];
+
+/// One dispatch: kernel, bound buffers, grid.
+#[derive(Debug, Clone)]
+pub struct Step {
+    label: &'static str,
+    kernel: Arc<Kernel>,
+    bind_group: wgpu::BindGroup,
+    grid: Grid,
+    cost: Cost,
+}
+
+impl Step {
+    /// Binds `bindings` to `kernel`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shader`] when a name is missing or unknown, or a buffer exceeds the binding limit.
+    pub fn new(
+        gpu: &Gpu,
+        label: &'static str,
+        kernel: Arc<Kernel>,
+        bindings: &Bindings,
+        grid: Grid,
+        cost: Cost,
+    ) -> Result<Self> {
+        let fail =
+            |message: String| Error::new(ErrorKind::Shader, format!("{label} ({})", kernel.shader), message);
+        for (name, buffer) in bindings {
+            let Some(binding) = kernel.bindings.iter().find(|binding| binding.name == *name) else {
+                return Err(fail(format!("the shader has no buffer `{name}`")));
+            };
+            if binding.kind != BindingKind::Uniform && buffer.size() > gpu.limits().binding {
+                let limit = gpu.limits().binding;
+                return Err(fail(format!("`{name}` binds {} bytes, the limit is {limit}", buffer.size())));
+            }
+        }
+        let mut entries = Vec::with_capacity(kernel.bindings.len());
+        for binding in &kernel.bindings {
+            let Some((_, buffer)) = bindings.iter().find(|(name, _)| *name == binding.name) else {
+                return Err(fail(format!("buffer `{}` is not bound", binding.name)));
+            };
+            entries.push(wgpu::BindGroupEntry { binding: binding.number, resource: buffer.binding() });
+        }
+        let bind_group = gpu.guarded(label, |device| {
+            device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(label),
+                layout: &kernel.layout,
+                entries: &entries,
+            })
+        })?;
+        Ok(Self { label, kernel, bind_group, grid, cost })
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Dispatch(Step),
+    Copy { from: Buffer, to: Buffer },
+}
+
+/// Steps to be replayed in order.
+#[derive(Debug, Clone, Default)]
+pub struct Recording {
+    actions: Vec<Action>,
+}
+
+impl Recording {
+    /// Appends a dispatch.
+    pub fn push(&mut self, step: Step) {
+        self.actions.push(Action::Dispatch(step));
+    }
+
+    /// Appends a copy of all of `from` to the beginning of `to`.
+    pub fn copy(&mut self, from: &Buffer, to: &Buffer) {
+        self.actions.push(Action::Copy { from: from.clone(), to: to.clone() });
+    }
+
+    /// Number of dispatches.
+    pub fn dispatches(&self) -> usize {
+        self.steps().count()
+    }
+
+    /// Estimated work of the costliest step.
+    pub fn heaviest(&self, counts: &[u64]) -> f64 {
+        self.steps().map(|step| step.cost.at(counts)).fold(0.0, f64::max)
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Dispatch(step) => Some(step),
+            Action::Copy { .. } => None,
+        })
+    }
+}
+
+/// How much work a submission may hold, learned from how long the device took so far.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Seconds that a submission should take at most: far below any watchdog.
+    pub seconds: f64,
+    /// Work per second.
+    rate: f64,
+    /// Work submitted since the device was last seen idle, and when that began.
+    pending: f64,
+    since: Option<Instant>,
+    /// Submissions so far.
+    pub submissions: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        // A slow integrated GPU to begin with; faster ones are learned within a few tokens.
+        Self { seconds: 0.1, rate: 1e9, pending: 0.0, since: None, submissions: 0 }
+    }
+}
+
+impl Pace {
+    fn bound(&self) -> f64 {
+        self.rate * self.seconds
+    }
+
+    fn submitted(&mut self, work: f64) {
+        self.since.get_or_insert_with(Instant::now);
+        self.pending += work;
+        self.submissions += 1;
+    }
+
+    /// The device has finished everything: learns from how long it took.
+    pub fn idle(&mut self) {
+        if let Some(since) = self.since.take() {
+            let measured = std::mem::take(&mut self.pending) / since.elapsed().as_secs_f64().max(1e-6);
+            if measured > 0.0 {
+                self.rate = (self.rate + measured) / 2.0;
+            }
+        }
+    }
+}
+
+impl Gpu {
+    /// A uniform buffer holding `value`; equal values share one.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn uniform<U: Uniform>(&self, value: &U) -> Result<Buffer> {
+        let bytes = bytemuck::bytes_of(value).to_vec();
+        let mut uniforms = self.uniforms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = uniforms.get(&bytes) {
+            return Ok(buffer.clone());
+        }
+        let buffer = self.upload("uniform", &bytes)?;
+        uniforms.insert(bytes, buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Encodes and submits every step of `recording`, with grids computed from `counts`, in as many
+    /// submissions as the pace asks for. Returns before the device is done.
+    ///
+    /// With `profile`, each step runs in a pass of its own between two timestamps, and the caller
+    /// collects the profile after every replay.
+    ///
+    /// # Errors
+    /// What the device reported so far, see [`Gpu::check`].
+    pub fn replay(
+        &self,
+        recording: &Recording,
+        counts: &[u64],
+        mut profile: Option<&mut Profile>,
+    ) -> Result<()> {
+        let pace = || self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = pace().bound();
+        let mut actions = recording.actions.as_slice();
+        while !actions.is_empty() {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            let mut work = 0.0;
+            while let Some(action) = actions.first() {
+                let taken = match action {
+                    Action::Copy { from, to } => {
+                        self.doing("copy");
+                        encoder.copy_buffer_to_buffer(
+                            &from.raw,
+                            from.offset,
+                            &to.raw,
+                            to.offset,
+                            from.size(),
+                        );
+                        1
+                    }
+                    Action::Dispatch(_) => self.encode_pass(
+                        &mut encoder,
+                        actions,
+                        counts,
+                        &mut work,
+                        bound,
+                        profile.as_deref_mut(),
+                    )?,
+                };
+                if taken == 0 {
+                    break;
+                }
+                actions = &actions[taken..];
+            }
+            self.queue.submit([encoder.finish()]);
+            pace().submitted(work);
+        }
+        self.check()
+    }
+
+    /// Encodes one pass of as many dispatches from the front of `actions` as keep `work` within
+    /// `bound` (a single one when profiling), and returns how many that were.
+    fn encode_pass(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        actions: &[Action],
+        counts: &[u64],
+        work: &mut f64,
+        bound: f64,
+        profile: Option<&mut Profile>,
+    ) -> Result<usize> {
+        let mut steps = Vec::new();
+        for action in actions {
+            let Action::Dispatch(step) = action else { break };
+            let cost = step.cost.at(counts);
+            if (*work > 0.0 && *work + cost > bound) || (profile.is_some() && !steps.is_empty()) {
+                break;
+            }
+            *work += cost;
+            steps.push(step);
+        }
+        let Some(first) = steps.first() else { return Ok(0) };
+        let timestamp_writes = match profile {
+            None => None,
+            Some(profile) => {
+                let (begin, end) = profile.next(first.label)?;
+                Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &profile.queries,
+                    beginning_of_pass_write_index: Some(begin),
+                    end_of_pass_write_index: Some(end),
+                })
+            }
+        };
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+        for step in &steps {
+            self.doing(step.label);
+            let [x, y, z] = step.grid.map(|extent| extent.workgroups(counts));
+            if x > 0 && y > 0 && z > 0 {
+                pass.set_pipeline(&step.kernel.pipeline);
+                pass.set_bind_group(0, &step.bind_group, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        Ok(steps.len())
+    }
+
+    /// Whether a step of `work` would take longer than a submission may.
+    pub fn too_long(&self, work: f64) -> bool {
+        work > self.pace.lock().unwrap_or_else(PoisonError::into_inner).bound()
+    }
+
+    /// Submissions made so far.
+    pub fn submissions(&self) -> u64 {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).submissions
+    }
+}

@@ -1,0 +1,203 @@
+//! Composes WGSL from `shaders/`: imports, `@if` conditionals and constants generated from Rust.
+
+use std::{borrow::Cow, fmt::Write};
+
+use naga::valid;
+use wesl::{CompileOptions, EscapeMangler, Mangler, ModulePath, VirtualResolver};
+
+use super::Capability;
+use crate::{Error, ErrorKind, Result};
+
+macro_rules! shaders {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../../shaders/", $name, ".wgsl")))),*]
+    };
+}
+
+/// Every shader file by its module name (`folder/file`), embedded in the program.
+pub const SHADERS: &[(&str, &str)] = &shaders!["reduce", "rms_norm"];
+
+/// A plain struct of `u32` and `f32` whose WGSL text is generated from the Rust definition.
+/// Implemented by the [`uniform!`](crate::uniform) macro alone, which makes both sides agree.
+pub trait Uniform: bytemuck::Pod {
+    /// The struct's declaration in WGSL.
+    const WGSL: &'static str;
+}
+
+/// Declares a `#[repr(C)]` struct of `u32`/`f32` fields together with its WGSL declaration.
+#[macro_export]
+macro_rules! uniform {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$doc:meta])* $field:ident: $kind:ident),* $(,)? }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+        $vis struct $name { $($(#[$doc])* pub $field: $kind),* }
+
+        impl $crate::gpu::Uniform for $name {
+            const WGSL: &'static str =
+                concat!("struct ", stringify!($name), " { ", $(stringify!($field: $kind), ", ",)* "}");
+        }
+    };
+}
+
+/// Everything that determines the text of a compute shader.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KernelKey {
+    /// Module in [`SHADERS`] that holds the entry point `main`.
+    pub shader: &'static str,
+    /// Modules mounted under an alias: `("weight", "quant/q4_0")` makes
+    /// `import package::weight::…` read from that file.
+    pub mounts: Vec<(&'static str, &'static str)>,
+    /// Capabilities that the shader uses; `@if(name)` sees them.
+    pub needs: &'static [Capability],
+    /// Further conditions that `@if(name)` sees.
+    pub flags: Vec<&'static str>,
+    /// `const NAME: u32` in `package::generated`.
+    pub constants: Vec<(&'static str, u32)>,
+    /// Struct declarations ([`Uniform::WGSL`]) in `package::generated`.
+    pub structs: Vec<&'static str>,
+}
+
+impl KernelKey {
+    /// A key without mounts, flags, constants or structs.
+    pub fn new(shader: &'static str) -> Self {
+        Self {
+            shader,
+            mounts: Vec::new(),
+            needs: &[],
+            flags: Vec::new(),
+            constants: Vec::new(),
+            structs: Vec::new(),
+        }
+    }
+
+    /// Adds the declaration of `U`.
+    pub fn with<U: Uniform>(mut self) -> Self {
+        self.structs.push(U::WGSL);
+        self
+    }
+
+    /// Adds a constant.
+    pub fn constant(mut self, name: &'static str, value: u32) -> Self {
+        self.constants.push((name, value));
+        self
+    }
+
+    /// Adds a condition when `on`.
+    pub fn flag(mut self, name: &'static str, on: bool) -> Self {
+        if on {
+            self.flags.push(name);
+        }
+        self
+    }
+
+    /// Mounts `module` as `alias`.
+    pub fn mount(mut self, alias: &'static str, module: &'static str) -> Self {
+        self.mounts.push((alias, module));
+        self
+    }
+}
+
+/// How a binding is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindingKind {
+    /// `var<uniform>`.
+    Uniform,
+    /// `var<storage, read>`.
+    Read,
+    /// `var<storage, read_write>`.
+    ReadWrite,
+}
+
+/// A composed, validated shader.
+#[derive(Debug)]
+pub struct Composed {
+    /// The WGSL text handed to the driver.
+    pub wgsl: String,
+    /// naga's form of it.
+    pub module: naga::Module,
+    /// What naga's validator learned about the module.
+    pub info: valid::ModuleInfo,
+    /// Name, binding number in group 0 and kind of each buffer, ordered by number.
+    pub bindings: Vec<(String, u32, BindingKind)>,
+}
+
+/// Composes and validates the shader of `key`.
+///
+/// # Errors
+/// [`ErrorKind::Shader`], naming the file and line.
+pub fn compose(key: &KernelKey) -> Result<Composed> {
+    let wgsl = link(key)?;
+    let fail = |report: String| Error::new(ErrorKind::Shader, key.shader, report);
+    let module = naga::front::wgsl::parse_str(&wgsl)
+        .map_err(|error| fail(error.emit_to_string_with_path(&wgsl, key.shader)))?;
+    let mut capabilities = valid::Capabilities::default();
+    if key.needs.contains(&Capability::F16) {
+        capabilities |= valid::Capabilities::SHADER_FLOAT16;
+    }
+    if key.needs.contains(&Capability::Subgroup) {
+        capabilities |= valid::Capabilities::SUBGROUP;
+    }
+    let info = valid::Validator::new(valid::ValidationFlags::all(), capabilities)
+        .subgroup_stages(valid::ShaderStages::COMPUTE)
+        .subgroup_operations(valid::SubgroupOperationSet::all())
+        .validate(&module)
+        .map_err(|error| fail(error.emit_to_string_with_path(&wgsl, key.shader)))?;
+    let bindings = reflect(&module);
+    Ok(Composed { wgsl, module, info, bindings })
+}
+
+fn link(key: &KernelKey) -> Result<String> {
+    let mut resolver = VirtualResolver::new();
+    let path = |module: &str| -> ModulePath {
+        format!("package::{}", module.replace('/', "::")).parse().expect("module names are identifiers")
+    };
+    for (name, source) in SHADERS {
+        resolver.add_module(path(name), Cow::Borrowed(*source));
+    }
+    for (alias, name) in &key.mounts {
+        let (_, source) = SHADERS.iter().find(|(shader, _)| shader == name).ok_or_else(|| {
+            Error::new(ErrorKind::Shader, key.shader, format_args!("no shader module `{name}`"))
+        })?;
+        resolver.add_module(path(alias), Cow::Borrowed(*source));
+    }
+    let mut generated = String::new();
+    for (name, value) in &key.constants {
+        let _ = writeln!(generated, "const {name}: u32 = {value}u;");
+    }
+    for declaration in &key.structs {
+        let _ = writeln!(generated, "{declaration}");
+    }
+    resolver.add_module(path("generated"), Cow::Owned(generated));
+
+    let mut options = CompileOptions { validate: false, ..Default::default() };
+    for flag in key.needs.iter().map(|need| need.name()).chain(key.flags.iter().copied()) {
+        options.features.flags.insert(flag.to_owned(), wesl::Feature::Enable);
+    }
+    let linked = wesl::compile_sourcemap(&path(key.shader), &resolver, &EscapeMangler, &options);
+    let text = linked.map_err(|error| Error::new(ErrorKind::Shader, key.shader, error))?.to_string();
+    Ok(if key.needs.contains(&Capability::F16) { format!("enable f16;\n{text}") } else { text })
+}
+
+fn reflect(module: &naga::Module) -> Vec<(String, u32, BindingKind)> {
+    let mut bindings: Vec<_> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, variable)| {
+            let kind = match variable.space {
+                naga::AddressSpace::Uniform => BindingKind::Uniform,
+                naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
+                    BindingKind::ReadWrite
+                }
+                naga::AddressSpace::Storage { .. } => BindingKind::Read,
+                _ => return None,
+            };
+            // An imported variable carries its module's path; Rust binds by the name alone.
+            let name = variable.name.clone()?;
+            let name = EscapeMangler.unmangle(&name).map_or(name, |(_, item)| item);
+            Some((name, variable.binding.as_ref()?.binding, kind))
+        })
+        .collect();
+    bindings.sort_by_key(|(_, number, _)| *number);
+    bindings
+}

@@ -1,0 +1,81 @@
+//! What the host tells the kernels about a batch: small tables of plain structs.
+
+use crate::uniform;
+
+/// Tokens in a page of the KV cache.
+pub const PAGE: u32 = 32;
+
+/// Rows that one work item of tiled attention covers at most.
+pub const QUERY_TILE: u32 = 16;
+
+/// Keys that one work item of single-row attention covers at most. Splits begin at multiples of
+/// this, so that they depend on the row's position alone and not on the rest of the batch.
+pub const KEY_SPLIT: u32 = 256;
+
+uniform! {
+    /// One token of a batch.
+    pub struct Row {
+        /// Token id.
+        token: u32,
+        /// Position in its sequence.
+        position: u32,
+        /// Where its key and value go: page × [`PAGE`] + place in the page, over all segments.
+        slot: u32,
+        /// Index of the adapter that applies to it.
+        adapter: u32,
+        /// Its first partial attention result.
+        partial: u32,
+        /// Number of its partial attention results, stored one after the other.
+        partials: u32,
+    }
+}
+
+uniform! {
+    /// Attention of neighbouring rows of one sequence over a range of keys that lie in one segment.
+    ///
+    /// The key at position `p` lies in page `page_table[pages + p / PAGE]` of the segment (the sum
+    /// wraps around, so that `pages` may stand for a negative offset).
+    pub struct WorkItem {
+        /// First row in the batch.
+        first_row: u32,
+        /// Rows covered: 1 for single-row attention, at most [`QUERY_TILE`] for tiled.
+        rows: u32,
+        /// Offset into the page table.
+        pages: u32,
+        /// First key position.
+        key_begin: u32,
+        /// One past the last key position.
+        key_end: u32,
+        /// Which of each row's partial results this item computes.
+        split: u32,
+    }
+}
+
+/// How many rows an operation works on, as far as its kernel depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowCount {
+    /// Exactly this many, 1 to 8: a matrix-vector kernel made for it.
+    Few(u32),
+    /// As many as the count in this slot says: a tiled matrix-matrix kernel.
+    Many(usize),
+}
+
+/// The counts of a replay, by their slot: how much of each there is in the current batch.
+pub mod count {
+    /// Tokens in the batch.
+    pub const ROWS: usize = 0;
+    /// Tokens whose logits are wanted.
+    pub const LOGIT_ROWS: usize = 1;
+    /// Keys that attention visits, summed over the tokens of the batch.
+    pub const KEY_VISITS: usize = 2;
+
+    /// Single-row attention items of KV segment `segment`.
+    pub const fn single_items(segment: usize) -> usize {
+        3 + 2 * segment
+    }
+
+    /// Tiled attention items of KV segment `segment`.
+    pub const fn tiled_items(segment: usize) -> usize {
+        4 + 2 * segment
+    }
+}

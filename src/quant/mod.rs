@@ -1,0 +1,2 @@
+//! stub
+pub const BLOCK: usize = 32;

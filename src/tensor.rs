@@ -1,0 +1,70 @@
+//! Matrices of activations on the device.
+
+use crate::{
+    Result,
+    gpu::{Buffer, Gpu},
+    quant::BLOCK,
+};
+
+/// A matrix of `f32` on the device, `[rows, cols]`, row-major.
+///
+/// Rows are padded to a whole number of quantization blocks. The padding is zero from the
+/// allocation on and no kernel writes to it, so that a product over whole blocks is right for every
+/// number of columns.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// The memory, `rows * stride` floats.
+    pub buffer: Buffer,
+    /// Rows that fit.
+    pub rows: u32,
+    /// Columns that mean something.
+    pub cols: u32,
+}
+
+impl Tensor {
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn zeros(gpu: &Gpu, label: &str, rows: u32, cols: u32) -> Result<Self> {
+        let bytes = u64::from(rows) * u64::from(stride(cols)) * 4;
+        Ok(Self { buffer: gpu.allocate(label, bytes)?, rows, cols })
+    }
+
+    /// A tensor with the given values, `[rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn from_values(gpu: &Gpu, label: &str, values: &[f32], cols: u32) -> Result<Self> {
+        let rows = values.len() / cols as usize;
+        let tensor = Self::zeros(gpu, label, rows as u32, cols)?;
+        let mut padded = vec![0.0; rows * tensor.stride() as usize];
+        for (to, from) in
+            padded.chunks_exact_mut(tensor.stride() as usize).zip(values.chunks_exact(cols as usize))
+        {
+            to[..cols as usize].copy_from_slice(from);
+        }
+        gpu.write(&tensor.buffer, 0, &padded);
+        Ok(tensor)
+    }
+
+    /// Floats from the beginning of one row to that of the next.
+    pub fn stride(&self) -> u32 {
+        stride(self.cols)
+    }
+
+    /// The first `rows` rows, without padding: `[rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub async fn download(&self, gpu: &Gpu, rows: u32) -> Result<Vec<f32>> {
+        let stride = self.stride() as usize;
+        let part = self.buffer.slice(0, u64::from(rows) * stride as u64 * 4);
+        let padded = gpu.download::<f32>(&[part]).await?.remove(0);
+        Ok(padded.chunks_exact(stride).flat_map(|row| &row[..self.cols as usize]).copied().collect())
+    }
+}
+
+fn stride(cols: u32) -> u32 {
+    cols.next_multiple_of(BLOCK as u32)
+}
