@@ -1,8 +1,10 @@
 //! Mistral 7B, run and customised on any GPU.
 #![warn(missing_docs)]
 
+pub mod checkpoint;
 mod error;
 pub mod gpu;
+pub mod model;
 pub mod ops;
 pub mod quant;
 pub mod tensor;

@@ -1,0 +1,119 @@
+//! Files on disk to named tensors: the weights of a Hugging Face folder, memory-mapped and checked.
+//!
+//! Nothing in a folder is trusted. Whatever [`Checkpoint::open`] accepts can be read without further checks of
+//! offsets, sizes or overflow; whether the tensors are those of a model is [`model::check`](crate::model::check)'s
+//! question.
+
+mod files;
+mod safetensors;
+mod shards;
+mod view;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+pub(crate) use files::read_text;
+pub use view::{DType, TensorView};
+
+use crate::{Error, ErrorKind, Result};
+
+/// The weights of a model folder: named tensors in mapped files.
+#[derive(Debug, Default)]
+pub struct Checkpoint {
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: BTreeMap<String, Location>,
+}
+
+/// Where a tensor is and what it holds.
+#[derive(Debug)]
+struct Location {
+    file: usize,
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+impl Checkpoint {
+    /// Opens the safetensors files of a folder: the shards that `model.safetensors.index.json` names, or else every
+    /// `model*.safetensors`. The files must not be changed while this value lives, since they are mapped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where a file cannot be read, [`ErrorKind::Checkpoint`] where one is damaged, holds a type
+    /// other than [`DType`]'s, repeats a tensor, or is not what the index promises.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mut checkpoint = Self::default();
+        let index = shards::Index::read(dir)?;
+        for path in index.as_ref().map_or_else(|| shards::list(dir), shards::Index::shards)? {
+            checkpoint.add(path)?;
+        }
+        if let Some(index) = index {
+            index.check(&checkpoint)?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<()> {
+        let map = files::map(&path)?;
+        let entries = safetensors::parse(&path, &map)?;
+        let file = self.files.len();
+        self.files.push((path, map));
+        for safetensors::Entry { name, dtype, shape, bytes } in entries {
+            match self.tensors.entry(name) {
+                Entry::Vacant(place) => place.insert(Location { file, dtype, shape, bytes }),
+                Entry::Occupied(other) => {
+                    let found = format_args!("another in {}", self.files[other.get().file].0.display());
+                    let error =
+                        Error::expected(ErrorKind::Checkpoint, other.key(), "one tensor of this name", found);
+                    return Err(error.within(self.files[file].0.display()));
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// The files, in the order in which they were opened.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// All tensors, sorted by name.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
+        self.tensors.iter().map(|(name, location)| self.view(name, location))
+    }
+
+    /// The tensor of this name, if there is one.
+    pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.tensors.get_key_value(name).map(|(name, location)| self.view(name, location))
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if there is none.
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        self.get(name)
+            .ok_or_else(|| Error::expected(ErrorKind::Checkpoint, name, "a tensor of this name", "none"))
+    }
+
+    fn view<'a>(&'a self, name: &'a str, location: &'a Location) -> TensorView<'a> {
+        let (file, map) = &self.files[location.file];
+        let Location { dtype, shape, bytes, .. } = location;
+        TensorView { name, file, dtype: *dtype, shape, bytes: &map[bytes.clone()] }
+    }
+
+    /// Gives the memory behind a tensor back to the system, for a tensor that will not be read again soon: reading
+    /// it later fetches it from the file again. Only advice, and only on Unix.
+    pub fn release(&self, name: &str) {
+        #[cfg(unix)]
+        if let Some(Location { file, bytes, .. }) = self.tensors.get(name) {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: dropping pages loses what was written to them, and this map is read-only: the same bytes are
+            // read back from the file. The range was checked to be within the map.
+            let _ = unsafe { self.files[*file].1.unchecked_advise_range(advice, bytes.start, bytes.len()) };
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `config.json`: the shape and constants of a model, checked.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::families::FAMILIES;
+use super::keys::Keys;
+use super::tensors::expected_tensors;
+use crate::Result;
+use crate::checkpoint::{DType, read_text};
+
+/// The shape and constants of a model, by the names of transformers' `MistralConfig`.
+///
+/// One that was read is within bounds: no size is zero, query heads are a multiple of KV heads, and the bytes of all
+/// parameters, or of a KV cache as long as the context, can be counted in 64 bits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Number of transformer blocks.
+    pub num_hidden_layers: usize,
+    /// Number of query heads.
+    pub num_attention_heads: usize,
+    /// Number of key and value heads, which divides `num_attention_heads`.
+    pub num_key_value_heads: usize,
+    /// Width of a head: even, 16 to 256, not necessarily `hidden_size / num_attention_heads`.
+    pub head_dim: usize,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// The longest context, in tokens, that the model was made for.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f32,
+    /// Base of the rotary angles: pair `i` turns by `rope_theta^(-2i / head_dim)` per position.
+    pub rope_theta: f64,
+    /// `Some(w)`: the query at position `i` sees the keys `i-w+1 ..= i` (arXiv 2310.06825, section 2).
+    /// `None`: it sees all keys up to `i`.
+    pub sliding_window: Option<u32>,
+    /// Whether the output projection is the embedding.
+    pub tie_word_embeddings: bool,
+    /// The token that starts a text.
+    pub bos_token_id: Option<u32>,
+    /// The tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// The type of the weights, if the file says so; the tensors have the last word.
+    pub dtype: Option<DType>,
+}
+
+impl ModelConfig {
+    /// Reads `config.json` of a model folder, as transformers 4 or 5 writes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind) where the file cannot be read; otherwise those of
+    /// [`from_json`](Self::from_json).
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        Self::from_json(&read_text(&path)?, &path.to_string_lossy())
+    }
+
+    /// Reads the text of a `config.json`; `subject` names it in errors.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind) naming the key, for a missing or impossible value, an architecture
+    /// outside [`FAMILIES`], scaled or partial rotary embeddings, an activation other than SiLU.
+    pub fn from_json(json: &str, subject: &str) -> Result<Self> {
+        let keys = family_keys(Keys::parse(json, subject)?)?;
+        let hidden_size = keys.size("hidden_size", 1..=1 << 17)?;
+        let heads = keys.size("num_attention_heads", 1..=1 << 10)?;
+        let vocab_size = keys.size("vocab_size", 1..=1 << 24)?;
+        if let Some(other) = keys.value("hidden_act").filter(|act| *act != "silu") {
+            return Err(keys.refuse("hidden_act", "\"silu\"", other));
+        }
+        Ok(Self {
+            hidden_size,
+            intermediate_size: keys.size("intermediate_size", 1..=1 << 20)?,
+            num_hidden_layers: keys.size("num_hidden_layers", 1..=1 << 10)?,
+            num_attention_heads: heads,
+            num_key_value_heads: key_value_heads(&keys, heads)?,
+            head_dim: head_dim(&keys, hidden_size, heads)?,
+            vocab_size,
+            max_position_embeddings: keys.size("max_position_embeddings", 1..=1 << 24)?,
+            rms_norm_eps: keys.required("rms_norm_eps", keys.number("rms_norm_eps", 1e-12..=1.0)?)? as f32,
+            rope_theta: rope_theta(&keys)?,
+            sliding_window: keys.integer("sliding_window", 1..=u32::MAX.into())?.map(|window| window as u32),
+            tie_word_embeddings: keys.boolean("tie_word_embeddings")?.unwrap_or(false),
+            bos_token_id: keys.token("bos_token_id", vocab_size)?,
+            eos_token_ids: keys.tokens("eos_token_id", vocab_size)?.unwrap_or_default(),
+            dtype: dtype(&keys)?,
+        })
+    }
+
+    /// The number of parameters; tied embeddings count once.
+    pub fn parameters(&self) -> u64 {
+        let elements = |shape: Vec<usize>| shape.iter().map(|&size| size as u64).product::<u64>();
+        expected_tensors(self).into_iter().map(|(_, shape)| elements(shape)).sum()
+    }
+}
+
+/// Finds the family by `architectures`, or else `model_type`, and takes its defaults for absent keys.
+fn family_keys(keys: Keys) -> Result<Keys> {
+    let architecture = keys.read("architectures", "a list of one name", |list| list.get(0))?;
+    let family = FAMILIES.iter().find(|family| match architecture {
+        Some(name) => name == family.architecture,
+        None => keys.value("model_type").is_some_and(|name| name == family.model_type),
+    });
+    match family {
+        Some(family) => keys.or(family.defaults),
+        None => {
+            let known: Vec<_> = FAMILIES.iter().map(|family| family.architecture).collect();
+            let found = architecture.or(keys.value("model_type")).unwrap_or(&Value::Null);
+            Err(keys.refuse("architectures", known.join(" or "), found))
+        }
+    }
+}
+
+/// Null means as many as query heads.
+fn key_value_heads(keys: &Keys, heads: usize) -> Result<usize> {
+    let key = "num_key_value_heads";
+    let divides = |n: &u64| (1..=heads as u64).contains(n) && (heads as u64).is_multiple_of(*n);
+    let expected = format_args!("a divisor of the {heads} query heads");
+    let found = keys.read(key, expected, |value| value.as_u64().filter(divides))?;
+    Ok(found.map_or(heads, |n| n as usize))
+}
+
+/// Absent or null means `hidden_size / num_attention_heads`, rounded down.
+fn head_dim(keys: &Keys, hidden_size: usize, heads: usize) -> Result<usize> {
+    let valid = |n: &usize| (16..=256).contains(n) && n.is_multiple_of(2);
+    let expected = "an even number from 16 to 256";
+    match keys.read("head_dim", expected, |value| value.as_u64().map(|n| n as usize).filter(valid))? {
+        Some(n) => Ok(n),
+        None => Some(hidden_size / heads)
+            .filter(valid)
+            .ok_or_else(|| keys.refuse("head_dim", expected, format_args!("{hidden_size} / {heads} heads"))),
+    }
+}
+
+/// The rotary base, which transformers 4 writes at the top and transformers 5 in `rope_parameters`.
+fn rope_theta(keys: &Keys) -> Result<f64> {
+    let scaled = keys.value("rope_scaling").is_some();
+    let rope = keys.object(if scaled { "rope_scaling" } else { "rope_parameters" })?;
+    for key in ["rope_type", "type"] {
+        if let Some(other) = rope.value(key).filter(|kind| *kind != "default") {
+            return Err(rope.refuse(key, "\"default\", unscaled rotary embeddings", other));
+        }
+    }
+    for place in [&rope, keys] {
+        place.number("partial_rotary_factor", 1.0..=1.0)?;
+    }
+    let theta = |place: &Keys| place.number("rope_theta", 1.0..=1e15);
+    match theta(&rope)? {
+        Some(theta) => Ok(theta),
+        None => theta(keys)?
+            .ok_or_else(|| keys.refuse("rope_theta", "a value, here or in rope_parameters", "neither")),
+    }
+}
+
+/// The type of the weights, which transformers 5 calls `dtype` and transformers 4 `torch_dtype`.
+fn dtype(keys: &Keys) -> Result<Option<DType>> {
+    let key = if keys.value("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    keys.read(key, "float32, float16 or bfloat16", |name| match name.as_str()? {
+        "float32" => Some(DType::F32),
+        "float16" => Some(DType::F16),
+        "bfloat16" => Some(DType::BF16),
+        _ => None,
+    })
+}

@@ -1,0 +1,74 @@
+//! The tensors a model consists of, by the names of Hugging Face checkpoints.
+
+use std::collections::BTreeMap;
+
+use super::ModelConfig;
+use crate::checkpoint::Checkpoint;
+use crate::{Error, ErrorKind, Result};
+
+const LM_HEAD: &str = "lm_head.weight";
+
+/// Names and shapes of all tensors of a model, in the order of their use. Matrices are [outputs, inputs]. With tied
+/// embeddings there is no `lm_head.weight`.
+pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+    let q = config.num_attention_heads * config.head_dim;
+    let kv = config.num_key_value_heads * config.head_dim;
+    let layer = [
+        ("input_layernorm", vec![hidden]),
+        ("self_attn.q_proj", vec![q, hidden]),
+        ("self_attn.k_proj", vec![kv, hidden]),
+        ("self_attn.v_proj", vec![kv, hidden]),
+        ("self_attn.o_proj", vec![hidden, q]),
+        ("post_attention_layernorm", vec![hidden]),
+        ("mlp.gate_proj", vec![intermediate, hidden]),
+        ("mlp.up_proj", vec![intermediate, hidden]),
+        ("mlp.down_proj", vec![hidden, intermediate]),
+    ];
+    let mut tensors = vec![("model.embed_tokens.weight".into(), vec![config.vocab_size, hidden])];
+    for index in 0..config.num_hidden_layers {
+        let named = |(name, shape): &(&str, Vec<usize>)| {
+            (format!("model.layers.{index}.{name}.weight"), shape.clone())
+        };
+        tensors.extend(layer.iter().map(named));
+    }
+    tensors.push(("model.norm.weight".into(), vec![hidden]));
+    if !config.tie_word_embeddings {
+        tensors.push((LM_HEAD.into(), vec![config.vocab_size, hidden]));
+    }
+    tensors
+}
+
+/// Checks that a checkpoint holds the tensors of a model, all of them and no other. Old checkpoints' rotary tables
+/// (`rotary_emb.inv_freq`) are passed over, and so is an `lm_head.weight` beside tied embeddings.
+///
+/// # Errors
+/// [`ErrorKind::Checkpoint`] naming the first tensor that is missing, unknown or of another shape.
+pub fn check(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<()> {
+    let expected: BTreeMap<_, _> = expected_tensors(config).into_iter().collect();
+    for (name, shape) in &expected {
+        let tensor = checkpoint.tensor(name)?;
+        if tensor.shape != shape {
+            let error = Error::expected(
+                ErrorKind::Checkpoint,
+                name,
+                format_args!("shape {shape:?}, by config.json"),
+                format_args!("{:?}", tensor.shape),
+            );
+            return Err(error.within(tensor.file.display()));
+        }
+    }
+    let known = |name: &str| {
+        expected.contains_key(name)
+            || name.ends_with(".rotary_emb.inv_freq")
+            || (name == LM_HEAD && config.tie_word_embeddings)
+    };
+    match checkpoint.tensors().find(|tensor| !known(tensor.name)) {
+        Some(tensor) => {
+            let expected = "only tensors of the model that config.json describes";
+            let error = Error::expected(ErrorKind::Checkpoint, tensor.name, expected, "one unknown to it");
+            Err(error.within(tensor.file.display()))
+        }
+        None => Ok(()),
+    }
+}
