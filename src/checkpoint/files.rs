@@ -26,9 +26,9 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 /// Maps a regular file (or a link to one) into memory, read-only.
 pub(super) fn map(path: &Path) -> Result<Mmap> {
     let file = open(path)?;
-    // SAFETY: the map is only ever read, as bytes, for which every value is valid. What the type system cannot
-    // rule out is another process writing to or truncating the file meanwhile; `Checkpoint::open` asks for
-    // that not to be done, as everything that maps its weights does.
+    // SAFETY: the map is only ever read, as bytes, for which every value is valid. What the type system
+    // cannot rule out is another process writing to or truncating the file meanwhile; `Checkpoint::open` asks
+    // for that not to be done, as everything that maps its weights does.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
 }
 

@@ -1,8 +1,8 @@
 //! Files on disk to named tensors: the weights of a Hugging Face folder, memory-mapped and checked.
 //!
-//! Nothing in a folder is trusted. Whatever [`Checkpoint::open`] accepts can be read without further checks of
-//! offsets, sizes or overflow; whether the tensors are those of a model is [`model::check`](crate::model::check)'s
-//! question.
+//! Nothing in a folder is trusted. Whatever [`Checkpoint::open`] accepts can be read without further checks
+//! of offsets, sizes or overflow; whether the tensors are those of a model is
+//! [`model::check`](crate::model::check)'s question.
 
 mod files;
 mod safetensors;
@@ -24,6 +24,7 @@ use crate::{Error, ErrorKind, Result};
 /// The weights of a model folder: named tensors in mapped files.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
+    dir: PathBuf,
     files: Vec<(PathBuf, Mmap)>,
     tensors: BTreeMap<String, Location>,
 }
@@ -38,14 +39,15 @@ struct Location {
 }
 
 impl Checkpoint {
-    /// Opens the safetensors files of a folder: the shards that `model.safetensors.index.json` names, or else every
-    /// `model*.safetensors`. The files must not be changed while this value lives, since they are mapped.
+    /// Opens the safetensors files of a folder: the shards that `model.safetensors.index.json` names, or else
+    /// every `model*.safetensors`. The files must not be changed while this value lives, since they are
+    /// mapped.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] where a file cannot be read, [`ErrorKind::Checkpoint`] where one is damaged, holds a type
-    /// other than [`DType`]'s, repeats a tensor, or is not what the index promises.
+    /// [`ErrorKind::Io`] where a file cannot be read, [`ErrorKind::Checkpoint`] where one is damaged, holds a
+    /// type other than [`DType`]'s, repeats a tensor, or is not what the index promises.
     pub fn open(dir: &Path) -> Result<Self> {
-        let mut checkpoint = Self::default();
+        let mut checkpoint = Self { dir: dir.into(), ..Self::default() };
         let index = shards::Index::read(dir)?;
         for path in index.as_ref().map_or_else(|| shards::list(dir), shards::Index::shards)? {
             checkpoint.add(path)?;
@@ -95,8 +97,10 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if there is none.
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
-        self.get(name)
-            .ok_or_else(|| Error::expected(ErrorKind::Checkpoint, name, "a tensor of this name", "none"))
+        self.get(name).ok_or_else(|| {
+            Error::expected(ErrorKind::Checkpoint, name, "a tensor of this name", "none")
+                .within(self.dir.display())
+        })
     }
 
     fn view<'a>(&'a self, name: &'a str, location: &'a Location) -> TensorView<'a> {
@@ -105,14 +109,14 @@ impl Checkpoint {
         TensorView { name, file, dtype: *dtype, shape, bytes: &map[bytes.clone()] }
     }
 
-    /// Gives the memory behind a tensor back to the system, for a tensor that will not be read again soon: reading
-    /// it later fetches it from the file again. Only advice, and only on Unix.
+    /// Gives the memory behind a tensor back to the system, for a tensor that will not be read again soon:
+    /// reading it later fetches it from the file again. Only advice, and only on Unix.
     pub fn release(&self, name: &str) {
         #[cfg(unix)]
         if let Some(Location { file, bytes, .. }) = self.tensors.get(name) {
             let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: dropping pages loses what was written to them, and this map is read-only: the same bytes are
-            // read back from the file. The range was checked to be within the map.
+            // SAFETY: dropping pages loses what was written to them, and this map is read-only: the same
+            // bytes are read back from the file. The range was checked to be within the map.
             let _ = unsafe { self.files[*file].1.unchecked_advise_range(advice, bytes.start, bytes.len()) };
         }
     }

@@ -1,8 +1,8 @@
-//! The [safetensors](https://huggingface.co/docs/safetensors) container: eight bytes that hold the length of the
-//! header, the header in JSON, then the tensors' bytes without gap or overlap.
+//! The [safetensors](https://huggingface.co/docs/safetensors) container: eight bytes that hold the length of
+//! the header, the header in JSON, then the tensors' bytes without gap or overlap.
 //!
-//! Parsed here rather than by the `safetensors` crate so that every error names the tensor, what was expected and
-//! what was found.
+//! Parsed here rather than by the `safetensors` crate so that every error names the tensor, what was expected
+//! and what was found.
 
 use std::ops::Range;
 use std::path::Path;
@@ -16,6 +16,9 @@ use crate::{Error, ErrorKind, Result};
 const MAX_HEADER: u64 = 100_000_000;
 /// The longest tensor name accepted; names end up in messages.
 const MAX_NAME: usize = 256;
+
+/// The most dimensions accepted; shapes end up in messages too.
+const MAX_RANK: usize = 8;
 
 /// A tensor as the header describes it, found to be true of the file.
 pub(super) struct Entry {
@@ -34,8 +37,8 @@ struct Description {
     data_offsets: [usize; 2],
 }
 
-/// Lists the tensors of a safetensors file, in the order of their bytes, after checking that they are of types the
-/// engine reads and cover the file exactly. `path` is for messages only.
+/// Lists the tensors of a safetensors file, in the order of their bytes, after checking that they are of
+/// types the engine reads and cover the file exactly. `path` is for messages only.
 pub(super) fn parse(path: &Path, file: &[u8]) -> Result<Vec<Entry>> {
     let (header, data) = split_header(path, file)?;
     let mut json = serde_json::Deserializer::from_slice(header);
@@ -76,7 +79,8 @@ fn split_header<'a>(path: &Path, file: &'a [u8]) -> Result<(&'a [u8], &'a [u8])>
     })
 }
 
-/// Checks one tensor's description; `next` is where the data described so far end, `available` where they all do.
+/// Checks one tensor's description; `next` is where the data described so far end, `available` where they all
+/// do.
 fn check(path: &Path, name: String, tensor: Description, next: usize, available: usize) -> Result<Entry> {
     if name.len() > MAX_NAME || name.chars().any(char::is_control) {
         let expected = format_args!("tensor names of at most {MAX_NAME} printable bytes");
@@ -87,6 +91,9 @@ fn check(path: &Path, name: String, tensor: Description, next: usize, available:
     let Some(dtype) = DType::from_safetensors(&tensor.dtype) else {
         return refuse("the dtype F32, F16 or BF16", &format!("{:?}", tensor.dtype));
     };
+    if tensor.shape.len() > MAX_RANK {
+        return refuse(&format!("at most {MAX_RANK} dimensions"), &tensor.shape.len().to_string());
+    }
     let size = tensor.shape.iter().try_fold(dtype.size(), |size, &dim| size.checked_mul(dim));
     let Some(size) = size else {
         return refuse("a shape whose size can be counted", &format!("{:?}", tensor.shape));

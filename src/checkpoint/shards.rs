@@ -41,7 +41,8 @@ impl Index {
         };
         let mut components = Path::new(name).components();
         let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
-        // On Windows "C:x" and "a\b" are paths; refused everywhere, so that a folder means the same everywhere.
+        // On Windows "C:x" and "a\b" are paths; refused everywhere, so that a folder means the same
+        // everywhere.
         if !plain || name.contains(['/', '\\', ':']) {
             return refuse("shards in the folder itself", &format!("{name:?}"));
         }
@@ -67,8 +68,9 @@ impl Index {
     }
 }
 
-/// The safetensors files of a folder without an index, sorted: those named as transformers names them, `model*`.
-/// Others that may lie there (`consolidated*` with Mistral's own tensor names, adapters) are not shards.
+/// The safetensors files of a folder without an index, sorted: those named as transformers names them,
+/// `model*`. Others that may lie there (`consolidated*` with Mistral's own tensor names, adapters) are not
+/// shards.
 pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut shards = Vec::new();
     for file in dir.read_dir().map_err(|e| Error::io(dir, e))? {

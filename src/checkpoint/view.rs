@@ -69,8 +69,8 @@ impl TensorView<'_> {
         self.bytes.len() / self.dtype.size()
     }
 
-    /// Writes the elements `first .. first + out.len()`, as f32, to `out`. The conversion is exact, so a tensor can
-    /// be streamed in pieces of any length.
+    /// Writes the elements `first .. first + out.len()`, as f32, to `out`. The conversion is exact, so a
+    /// tensor can be streamed in pieces of any length.
     ///
     /// # Panics
     /// If the tensor has fewer elements than that, as indexing a slice would.

@@ -12,8 +12,8 @@ use crate::checkpoint::{DType, read_text};
 
 /// The shape and constants of a model, by the names of transformers' `MistralConfig`.
 ///
-/// One that was read is within bounds: no size is zero, query heads are a multiple of KV heads, and the bytes of all
-/// parameters, or of a KV cache as long as the context, can be counted in 64 bits.
+/// One that was read is within bounds: no size is zero, query heads are a multiple of KV heads, and the bytes
+/// of all parameters, or of a KV cache as long as the context, can be counted in 64 bits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// Width of the residual stream.
@@ -63,8 +63,8 @@ impl ModelConfig {
     /// Reads the text of a `config.json`; `subject` names it in errors.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind) naming the key, for a missing or impossible value, an architecture
-    /// outside [`FAMILIES`], scaled or partial rotary embeddings, an activation other than SiLU.
+    /// [`ErrorKind::Config`](crate::ErrorKind) naming the key, for a missing or impossible value, an
+    /// architecture outside [`FAMILIES`], scaled or partial rotary embeddings, an activation other than SiLU.
     pub fn from_json(json: &str, subject: &str) -> Result<Self> {
         let keys = family_keys(Keys::parse(json, subject)?)?;
         let hidden_size = keys.size("hidden_size", 1..=1 << 17)?;

@@ -23,7 +23,8 @@ pub struct GenerationConfig {
     pub top_p: Option<f32>,
     /// Sample from tokens at least this fraction as likely as the likeliest.
     pub min_p: Option<f32>,
-    /// Divides positive and multiplies negative logits of tokens that occurred (arXiv 1909.05858, section 4.1).
+    /// Divides positive and multiplies negative logits of tokens that occurred (arXiv 1909.05858, section
+    /// 4.1).
     pub repetition_penalty: Option<f32>,
 }
 
@@ -41,11 +42,12 @@ impl GenerationConfig {
         Self::from_json(&read_text(&path)?, &path.to_string_lossy(), vocab_size)
     }
 
-    /// Reads the text of a `generation_config.json`; `subject` names it in errors. Other keys are passed over.
+    /// Reads the text of a `generation_config.json`; `subject` names it in errors. Other keys are passed
+    /// over.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind) naming the key, for an impossible value or a token id that is not below
-    /// `vocab_size`.
+    /// [`ErrorKind::Config`](crate::ErrorKind) naming the key, for an impossible value or a token id that is
+    /// not below `vocab_size`.
     pub fn from_json(json: &str, subject: &str, vocab_size: usize) -> Result<Self> {
         let keys = Keys::parse(json, subject)?;
         let number = |key, range| Ok(keys.number(key, range)?.map(|x| x as f32));

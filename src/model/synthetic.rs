@@ -1,4 +1,5 @@
-//! Shapes of models that need no file: their weights are random, for benchmarks and memory checks at true size.
+//! Shapes of models that need no file: their weights are random, for benchmarks and memory checks at true
+//! size.
 
 use super::ModelConfig;
 
@@ -21,11 +22,16 @@ pub struct Synthetic {
 /// All synthetic models.
 #[rustfmt::skip]
 pub static SYNTHETIC: &[Synthetic] = &[
-    Synthetic { name: "mistral-7b",      widths: [4096, 14336], layers: 32, heads: [32, 8, 128], vocab_size: 32000, context: 32768, window: Some(4096), rope_theta: 1e4 },
-    Synthetic { name: "mistral-7b-v0.3", widths: [4096, 14336], layers: 32, heads: [32, 8, 128], vocab_size: 32768, context: 32768, window: None,       rope_theta: 1e6 },
-    Synthetic { name: "175m",            widths: [768, 2048],   layers: 20, heads: [12, 4, 64],  vocab_size: 32000, context: 4096,  window: Some(1024), rope_theta: 1e4 },
-    Synthetic { name: "demo",            widths: [192, 576],    layers: 4,  heads: [6, 2, 32],   vocab_size: 1280,  context: 1024,  window: Some(256),  rope_theta: 1e4 },
-    Synthetic { name: "tiny",            widths: [64, 160],     layers: 2,  heads: [4, 2, 16],   vocab_size: 128,   context: 1024,  window: Some(32),   rope_theta: 1e4 },
+    Synthetic { name: "mistral-7b", widths: [4096, 14336], layers: 32, heads: [32, 8, 128],
+        vocab_size: 32000, context: 32768, window: Some(4096), rope_theta: 1e4 },
+    Synthetic { name: "mistral-7b-v0.3", widths: [4096, 14336], layers: 32, heads: [32, 8, 128],
+        vocab_size: 32768, context: 32768, window: None, rope_theta: 1e6 },
+    Synthetic { name: "175m", widths: [768, 2048], layers: 20, heads: [12, 4, 64],
+        vocab_size: 32000, context: 4096, window: Some(1024), rope_theta: 1e4 },
+    Synthetic { name: "demo", widths: [192, 576], layers: 4, heads: [6, 2, 32],
+        vocab_size: 1280, context: 1024, window: Some(256), rope_theta: 1e4 },
+    Synthetic { name: "tiny", widths: [64, 160], layers: 2, heads: [4, 2, 16],
+        vocab_size: 128, context: 1024, window: Some(32), rope_theta: 1e4 },
 ];
 
 impl ModelConfig {

@@ -8,8 +8,8 @@ use crate::{Error, ErrorKind, Result};
 
 const LM_HEAD: &str = "lm_head.weight";
 
-/// Names and shapes of all tensors of a model, in the order of their use. Matrices are [outputs, inputs]. With tied
-/// embeddings there is no `lm_head.weight`.
+/// Names and shapes of all tensors of a model, in the order of their use. Matrices are [outputs, inputs].
+/// With tied embeddings there is no `lm_head.weight`.
 pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
@@ -39,8 +39,8 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
-/// Checks that a checkpoint holds the tensors of a model, all of them and no other. Old checkpoints' rotary tables
-/// (`rotary_emb.inv_freq`) are passed over, and so is an `lm_head.weight` beside tied embeddings.
+/// Checks that a checkpoint holds the tensors of a model, all of them and no other. Old checkpoints' rotary
+/// tables (`rotary_emb.inv_freq`) are passed over, and so is an `lm_head.weight` beside tied embeddings.
 ///
 /// # Errors
 /// [`ErrorKind::Checkpoint`] naming the first tensor that is missing, unknown or of another shape.

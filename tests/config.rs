@@ -1,0 +1,419 @@
+//! `config.json` and `generation_config.json`: what transformers 4 and 5 write, what is refused and with
+//! which words.
+
+use std::fs;
+use std::path::Path;
+
+use mistral_wgpu::ErrorKind;
+use mistral_wgpu::checkpoint::DType;
+use mistral_wgpu::model::{FAMILIES, GenerationConfig, ModelConfig, SYNTHETIC, expected_tensors};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// The `config.json` of Mistral 7B v0.1, in the words of transformers 4.
+fn mistral_7b() -> Value {
+    json!({
+        "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+        "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+        "max_position_embeddings": 32768, "model_type": "mistral", "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+        "sliding_window": 4096, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+        "transformers_version": "4.34.0.dev0", "use_cache": true, "vocab_size": 32000
+    })
+}
+
+fn read(config: &Value) -> mistral_wgpu::Result<ModelConfig> {
+    ModelConfig::from_json(&config.to_string(), "folder/config.json")
+}
+
+/// Mistral 7B with these keys added, replaced or (by `None`) removed.
+fn changed<const N: usize>(changes: [(&str, Option<Value>); N]) -> mistral_wgpu::Result<ModelConfig> {
+    let mut config = mistral_7b();
+    for (key, value) in changes {
+        match value {
+            Some(value) => config[key] = value,
+            None => drop(config.as_object_mut().unwrap().shift_remove(key)),
+        }
+    }
+    read(&config)
+}
+
+/// Asserts that Mistral 7B with this key set to this value is refused, naming file, key, expected and found.
+fn assert_refused(key: &str, value: Value, expected: &str) {
+    let error = changed([(key, Some(value.clone()))]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let message = error.to_string();
+    assert!(message.starts_with(&format!("folder/config.json: {key}: expected ")), "{message}");
+    assert!(message.contains(expected), "{message} lacks {expected}");
+    let found = if value.is_array() { String::new() } else { value.to_string() };
+    assert!(message.contains(&format!("found {found}")), "{message} lacks {value}");
+}
+
+#[test]
+fn mistral_7b_reads_as_its_synthetic_twin() {
+    let config = read(&mistral_7b()).unwrap();
+    let twin = ModelConfig::synthetic("mistral-7b").unwrap();
+    assert_eq!(config, ModelConfig { dtype: Some(DType::BF16), ..twin });
+    // The total of the published checkpoint's index: 14,483,464,192 bytes of bfloat16.
+    assert_eq!(config.parameters(), 14_483_464_192 / 2);
+}
+
+#[test]
+fn golden_configurations_read_as_they_were_made() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+    type Row = (&'static str, [usize; 6], Option<u32>, f64, DType);
+    let rows: [Row; 9] = [
+        // hidden, intermediate, heads, KV heads, head_dim, vocab
+        ("windowed", [32, 56, 2, 1, 16, 96], Some(8), 1e4, DType::F32),
+        ("full", [48, 56, 3, 3, 16, 96], None, 1e6, DType::F32),
+        ("f16", [64, 56, 4, 1, 16, 96], Some(12), 1e4, DType::F16),
+        ("bf16", [64, 56, 4, 2, 16, 96], None, 1e6, DType::BF16),
+        ("head-dim", [40, 56, 2, 1, 32, 96], Some(8), 1e4, DType::F32),
+        ("odd", [51, 77, 3, 1, 18, 101], Some(9), 1e4, DType::F32),
+        ("odd-f16", [43, 69, 4, 1, 22, 71], Some(11), 1e4, DType::F16),
+        ("tied", [48, 56, 2, 1, 24, 96], Some(4096), 1e4, DType::F32), // no sliding_window key
+        ("sharded", [48, 56, 4, 4, 16, 96], Some(10), 1e4, DType::BF16),
+    ];
+    for (name, sizes, window, theta, dtype) in rows {
+        let c = ModelConfig::from_dir(&models.join(name)).unwrap();
+        let heads = [c.num_attention_heads, c.num_key_value_heads, c.head_dim];
+        assert_eq!(
+            [c.hidden_size, c.intermediate_size, heads[0], heads[1], heads[2], c.vocab_size],
+            sizes,
+            "{name}"
+        );
+        assert_eq!((c.sliding_window, c.rope_theta, c.dtype), (window, theta, Some(dtype)), "{name}");
+        assert_eq!((c.num_hidden_layers, c.rms_norm_eps, c.bos_token_id), (2, 1e-5, Some(1)), "{name}");
+        assert_eq!(c.tie_word_embeddings, name == "tied");
+        assert_eq!(c.eos_token_ids, if name == "full" { vec![2, 3] } else { vec![2] });
+        assert_eq!(c.max_position_embeddings, if name == "windowed" { 32768 } else { 256 });
+    }
+}
+
+#[test]
+fn the_rotary_base_is_read_from_either_place_and_never_guessed() {
+    let base = |top, nested| {
+        changed([("rope_theta", top), ("rope_parameters", nested)]).map(|config| config.rope_theta)
+    };
+    assert_eq!(base(Some(json!(1e6)), None).unwrap(), 1e6);
+    assert_eq!(base(None, Some(json!({"rope_theta": 1000000, "rope_type": "default"}))).unwrap(), 1e6);
+    assert_eq!(base(Some(json!(5e5)), Some(json!({"rope_type": "default"}))).unwrap(), 5e5);
+    assert_eq!(base(Some(json!(1e4)), Some(json!({"rope_theta": 1e6}))).unwrap(), 1e6); // as in transformers 5
+    for nested in [None, Some(Value::Null), Some(json!({})), Some(json!({"rope_type": "default"}))] {
+        let message = base(None, nested).unwrap_err().to_string();
+        assert!(message.starts_with("folder/config.json: rope_theta: expected a value"), "{message}");
+        assert!(message.ends_with("found neither"), "{message}");
+    }
+    for wrong in [json!("10000"), json!(0), json!(-1e4), json!(1e300), json!([1e4]), json!(true)] {
+        assert_refused("rope_theta", wrong, "a number from 1 to");
+    }
+    assert_refused("rope_parameters", json!([]), "an object");
+}
+
+#[test]
+fn scaled_and_partial_rotary_embeddings_are_refused() {
+    for (key, rope) in [
+        ("rope_scaling: type", json!({"type": "linear", "factor": 2.0})),
+        ("rope_scaling: rope_type", json!({"rope_type": "yarn", "factor": 4.0})),
+        ("rope_parameters: rope_type", json!({"rope_theta": 1e6, "rope_type": "llama3"})),
+        ("rope_parameters: partial_rotary_factor", json!({"rope_theta": 1e6, "partial_rotary_factor": 0.5})),
+    ] {
+        let message = changed([(key.split(':').next().unwrap(), Some(rope))]).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("folder/config.json: {key}: expected ")), "{message}");
+    }
+    assert_refused("partial_rotary_factor", json!(0.25), "from 1 to 1");
+    changed([("rope_scaling", Some(Value::Null)), ("partial_rotary_factor", Some(json!(1.0)))]).unwrap();
+    changed([("rope_scaling", Some(json!({"rope_type": "default"})))]).unwrap();
+}
+
+#[test]
+fn absent_keys_take_transformers_defaults_and_null_means_none() {
+    let absent = changed([
+        ("sliding_window", None),
+        ("num_key_value_heads", None),
+        ("rms_norm_eps", None),
+        ("max_position_embeddings", None),
+        ("tie_word_embeddings", None),
+        ("hidden_act", None),
+        ("bos_token_id", None),
+        ("eos_token_id", None),
+        ("torch_dtype", None),
+    ])
+    .unwrap();
+    // What `MistralConfig()` of transformers 5.23 prints.
+    let expected = ModelConfig {
+        sliding_window: Some(4096),
+        num_key_value_heads: 8,
+        rms_norm_eps: 1e-6,
+        max_position_embeddings: 131072,
+        dtype: None,
+        ..read(&mistral_7b()).unwrap()
+    };
+    assert_eq!(absent, expected);
+
+    let null = |key| changed([(key, Some(Value::Null))]);
+    assert_eq!(null("sliding_window").unwrap().sliding_window, None);
+    assert_eq!(null("num_key_value_heads").unwrap().num_key_value_heads, 32);
+    assert_eq!(null("head_dim").unwrap().head_dim, 128);
+    assert_eq!(null("bos_token_id").unwrap().bos_token_id, None);
+    assert!(null("eos_token_id").unwrap().eos_token_ids.is_empty());
+    for key in ["hidden_size", "rms_norm_eps"] {
+        let message = null(key).unwrap_err().to_string();
+        assert_eq!(message, format!("folder/config.json: {key}: expected a value, found null"));
+    }
+}
+
+#[test]
+fn sizes_are_required() {
+    for key in ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"]
+    {
+        let message = changed([(key, None)]).unwrap_err().to_string();
+        assert_eq!(message, format!("folder/config.json: {key}: expected a value, found none"));
+    }
+}
+
+#[test]
+fn end_tokens_are_one_or_many() {
+    let tokens = |value| changed([("eos_token_id", Some(value))]).unwrap().eos_token_ids;
+    assert_eq!(tokens(json!(7)), [7]);
+    assert_eq!(tokens(json!([2, 31999])), [2, 31999]);
+    assert!(tokens(json!([])).is_empty());
+}
+
+#[test]
+fn the_type_goes_by_either_name() {
+    let dtype = |new: &str, old: &str| {
+        changed([("dtype", Some(json!(new))), ("torch_dtype", Some(json!(old)))]).unwrap().dtype
+    };
+    assert_eq!(dtype("float32", "float16"), Some(DType::F32));
+    assert_eq!(changed([("torch_dtype", Some(json!("float16")))]).unwrap().dtype, Some(DType::F16));
+    assert_refused("dtype", json!("float64"), "float32, float16 or bfloat16");
+    assert_refused("torch_dtype", json!("int8"), "float32, float16 or bfloat16");
+}
+
+#[test]
+fn other_architectures_are_refused_by_name() {
+    let architectures =
+        |names| changed([("architectures", Some(names)), ("model_type", Some(json!("other")))]);
+    let message = architectures(json!(["MixtralForCausalLM"])).unwrap_err().to_string();
+    let expected =
+        "folder/config.json: architectures: expected MistralForCausalLM, found \"MixtralForCausalLM\"";
+    assert_eq!(message, expected);
+    assert_eq!(
+        architectures(Value::Null).unwrap_err().to_string(),
+        expected.replace("MixtralForCausalLM", "other")
+    );
+    assert!(architectures(json!(["MistralForCausalLM"])).is_ok());
+    assert!(changed([("architectures", None)]).is_ok());
+    assert!(changed([("architectures", None), ("model_type", None)]).is_err());
+    assert_refused("architectures", json!([]), "a list of one name");
+    assert_refused("hidden_act", json!("gelu"), "\"silu\"");
+}
+
+#[test]
+fn impossible_numbers_are_refused() {
+    for key in [
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+        "max_position_embeddings",
+        "sliding_window",
+    ] {
+        for value in
+            [json!(0), json!(-1), json!(1.5), json!("8"), json!(u64::MAX), json!(1u64 << 32), json!(1e30)]
+        {
+            assert_refused(key, value, "a whole number from 1 to");
+        }
+    }
+    for value in [json!(0), json!(3), json!(64), json!(-8), json!(u64::MAX)] {
+        assert_refused("num_key_value_heads", value, "a divisor of the 32 query heads");
+    }
+    for value in [json!(0), json!(14), json!(17), json!(127), json!(258), json!(u64::MAX)] {
+        assert_refused("head_dim", value, "an even number from 16 to 256");
+    }
+    for value in [json!(0), json!(-1e-5), json!(2), json!("1e-5")] {
+        assert_refused("rms_norm_eps", value, "a number from 0.000000000001 to 1");
+    }
+    for value in [json!(32000), json!(-1), json!(u64::MAX), json!("<s>")] {
+        assert_refused("bos_token_id", value.clone(), "a token id below 32000");
+        assert_refused("eos_token_id", value.clone(), "token ids below 32000");
+        assert_refused("eos_token_id", json!([2, value]), "token ids below 32000");
+    }
+    assert_refused("tie_word_embeddings", json!("yes"), "true or false");
+}
+
+#[test]
+fn the_head_dimension_that_follows_from_the_width_is_checked_too() {
+    let message = changed([("hidden_size", Some(json!(320)))]).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "folder/config.json: head_dim: expected an even number from 16 to 256, found 320 / 32 heads"
+    );
+}
+
+#[test]
+fn a_file_that_is_no_object_is_refused() {
+    for text in ["", "{", "[]", "null", "{\"rope_theta\": NaN}"] {
+        let error = ModelConfig::from_json(text, "config.json").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().starts_with("config.json: expected a JSON object"), "{error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let error = ModelConfig::from_dir(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.subject().ends_with("config.json"));
+    fs::write(dir.path().join("config.json"), [0xff, 0xfe]).unwrap();
+    assert_eq!(ModelConfig::from_dir(dir.path()).unwrap_err().kind(), ErrorKind::Io);
+}
+
+#[test]
+fn a_file_without_end_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::File::create(dir.path().join("config.json")).unwrap().set_len(1 << 40).unwrap();
+    let message = ModelConfig::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(message.contains("config.json: expected a text file of at most 134217728 bytes"), "{message}");
+}
+
+#[test]
+fn family_defaults_complete_a_configuration_of_sizes() {
+    for family in FAMILIES {
+        let sizes = json!({
+            "model_type": family.model_type, "hidden_size": 128, "intermediate_size": 256,
+            "num_hidden_layers": 1, "num_attention_heads": 8, "vocab_size": 64, "rope_theta": 1e4
+        });
+        read(&sizes).unwrap();
+    }
+}
+
+#[test]
+fn synthetic_models_would_be_accepted_as_files() {
+    for model in SYNTHETIC {
+        let c = ModelConfig::synthetic(model.name).unwrap();
+        let json = json!({
+            "architectures": ["MistralForCausalLM"], "hidden_size": c.hidden_size,
+            "intermediate_size": c.intermediate_size, "num_hidden_layers": c.num_hidden_layers,
+            "num_attention_heads": c.num_attention_heads, "num_key_value_heads": c.num_key_value_heads,
+            "head_dim": c.head_dim, "vocab_size": c.vocab_size,
+            "max_position_embeddings": c.max_position_embeddings, "rms_norm_eps": 1e-5,
+            "rope_theta": c.rope_theta, "sliding_window": c.sliding_window
+        });
+        assert_eq!(read(&json).unwrap(), c);
+    }
+    assert_eq!(ModelConfig::synthetic("mistral-8b"), None);
+    assert_eq!(ModelConfig::synthetic("175m").unwrap().parameters() / 1_000_000, 175);
+}
+
+#[test]
+fn a_model_has_nine_tensors_a_layer_and_two_or_three_more() {
+    let config = ModelConfig { tie_word_embeddings: true, ..ModelConfig::synthetic("demo").unwrap() };
+    let tensors = expected_tensors(&config);
+    assert_eq!(tensors.len(), 4 * 9 + 2);
+    assert!(tensors.contains(&("model.layers.3.self_attn.v_proj.weight".into(), vec![64, 192])));
+    assert!(tensors.contains(&("model.layers.0.mlp.down_proj.weight".into(), vec![192, 576])));
+    assert!(!tensors.iter().any(|(name, _)| name == "lm_head.weight"));
+}
+
+#[test]
+fn generation_settings_are_all_optional() {
+    let read = |json: Value| GenerationConfig::from_json(&json.to_string(), "generation_config.json", 32000);
+    assert_eq!(
+        read(json!({"transformers_version": "5.0", "suppress_tokens": [1]})).unwrap(),
+        Default::default()
+    );
+    let all = json!({
+        "bos_token_id": 1, "eos_token_id": [2, 5], "do_sample": true, "temperature": 0.7, "top_k": 50,
+        "top_p": 1, "min_p": null, "repetition_penalty": 1.1
+    });
+    let expected = GenerationConfig {
+        bos_token_id: Some(1),
+        eos_token_ids: Some(vec![2, 5]),
+        do_sample: Some(true),
+        temperature: Some(0.7),
+        top_k: Some(50),
+        top_p: Some(1.0),
+        min_p: None,
+        repetition_penalty: Some(1.1),
+    };
+    assert_eq!(read(all).unwrap(), expected);
+    assert_eq!(read(json!({"eos_token_id": 2})).unwrap().eos_token_ids, Some(vec![2]));
+    for (key, value) in [
+        ("eos_token_id", json!(32000)),
+        ("eos_token_id", json!([2, 32000])),
+        ("do_sample", json!(1)),
+        ("temperature", json!(-0.1)),
+        ("top_k", json!(-1)),
+        ("top_p", json!(1.5)),
+        ("min_p", json!("0.1")),
+        ("repetition_penalty", json!(0)),
+    ] {
+        let error = read(json!({ key: value })).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(
+            error.to_string().starts_with(&format!("generation_config.json: {key}: expected")),
+            "{error}"
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(GenerationConfig::from_dir(dir.path(), 32000).unwrap(), Default::default());
+    fs::write(dir.path().join("generation_config.json"), r#"{"top_k": 3}"#).unwrap();
+    assert_eq!(GenerationConfig::from_dir(dir.path(), 32000).unwrap().top_k, Some(3));
+}
+
+/// Any JSON, nested a little.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (0u64..300).prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-zA-Z_0-9]{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("rope_theta|rope_type|[a-z]{1,4}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn random_text_never_panics(text: String) {
+        prop_assert!(ModelConfig::from_json(&text, "config.json").is_err());
+        let _ = GenerationConfig::from_json(&text, "generation_config.json", 100);
+    }
+
+    /// Whatever keys are changed to, what is accepted keeps the promises of `ModelConfig`.
+    #[test]
+    fn changed_keys_are_refused_or_sound(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4)
+    ) {
+        let mut config = mistral_7b();
+        for key in ["head_dim", "rope_parameters", "rope_scaling", "dtype"] {
+            config[key] = Value::Null;
+        }
+        let keys: Vec<String> = config.as_object().unwrap().keys().cloned().collect();
+        for (index, value) in changes {
+            config[index.get(&keys)] = value;
+        }
+        let _ = GenerationConfig::from_json(&config.to_string(), "generation_config.json", 100);
+        if let Ok(c) = read(&config) {
+            prop_assert!(c.num_attention_heads.is_multiple_of(c.num_key_value_heads));
+            prop_assert!((16..=256).contains(&c.head_dim) && c.head_dim.is_multiple_of(2));
+            prop_assert!(c.rope_theta.is_finite() && c.rope_theta >= 1.0 && c.rms_norm_eps > 0.0);
+            let mut tokens = c.eos_token_ids.iter().chain(&c.bos_token_id);
+            prop_assert!(tokens.all(|&id| (id as usize) < c.vocab_size));
+            let ends = 3 - c.tie_word_embeddings as usize;
+            prop_assert_eq!(expected_tensors(&c).len(), 9 * c.num_hidden_layers + ends);
+            let heads = [c.num_key_value_heads, c.head_dim];
+            let cache = [c.num_hidden_layers, heads[0], heads[1], c.max_position_embeddings, 8];
+            prop_assert!(cache.iter().try_fold(1u64, |n, &size| n.checked_mul(size as u64)).is_some());
+            prop_assert!(c.parameters().checked_mul(4).is_some());
+        }
+    }
+}
