@@ -7,6 +7,7 @@ pub mod gpu;
 pub mod model;
 pub mod ops;
 pub mod quant;
+pub mod reference;
 pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};

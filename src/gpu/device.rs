@@ -267,6 +267,16 @@ impl Gpu {
         polled.map(drop).map_err(|error| Error::new(ErrorKind::Device, "wait", &error).because(error))
     }
 
+    /// Hands everything written so far to the device and waits for it, so that the driver can free
+    /// its staging memory.
+    ///
+    /// # Errors
+    /// As [`Gpu::wait`].
+    pub fn flush(&self) -> Result<()> {
+        self.queue.submit([]);
+        self.wait()
+    }
+
     /// Reports the loss of the device or the first error since the last check.
     ///
     /// # Errors

@@ -1,2 +1,112 @@
-//! stub
+//! Block formats of weights: how 32 neighbouring weights of a row are stored, encoded and decoded.
+//!
+//! A weight matrix is two planes, codes and scales, so that every element is aligned to a word:
+//! GGML's own blocks of 18 and 34 bytes are not. The order of blocks is row-major.
+
+mod bf16;
+mod f16;
+mod f32;
+mod matrix;
+mod q4_0;
+mod q8_0;
+
+use rayon::prelude::*;
+
+pub use matrix::Matrix;
+
+/// Weights in a block, in every format.
 pub const BLOCK: usize = 32;
+
+/// One block format.
+#[derive(Debug)]
+pub struct Format {
+    /// Name on the command line, and of the shader module `quant/<name>` that decodes it.
+    pub name: &'static str,
+    /// 32-bit words of codes in a block.
+    pub code_words: usize,
+    /// 16-bit scales in a block.
+    pub scale_halves: usize,
+    /// Encodes a block of finite weights.
+    pub encode: fn(&[f32; BLOCK], codes: &mut [u32], scales: &mut [u16]),
+    /// Decodes a block.
+    pub decode: fn(codes: &[u32], scales: &[u16], &mut [f32; BLOCK]),
+    /// Largest difference between a weight and its decoded code, relative to the largest magnitude
+    /// in the block, for blocks whose scale is a normal `f16`.
+    pub error_bound: f32,
+}
+
+/// Every format, most exact first.
+pub static FORMATS: [&Format; 5] = [&f32::F32, &f16::F16, &bf16::BF16, &q8_0::Q8_0, &q4_0::Q4_0];
+
+/// The format of that name.
+pub fn by_name(name: &str) -> Option<&'static Format> {
+    FORMATS.into_iter().find(|format| format.name == name)
+}
+
+impl PartialEq for Format {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Format {
+    /// Bits per weight, scales included.
+    pub fn bits_per_weight(&self) -> f32 {
+        (32 * self.code_words + 16 * self.scale_halves) as f32 / BLOCK as f32
+    }
+
+    /// Blocks in a row of `cols` weights; the last is filled up with zeros.
+    pub fn blocks(&self, cols: usize) -> usize {
+        cols.div_ceil(BLOCK)
+    }
+
+    /// Bytes of the codes plane and of the scales plane (whole words) of a `[rows, cols]` matrix;
+    /// `None` when they cannot be counted in 64 bits.
+    pub fn plane_bytes(&self, rows: usize, cols: usize) -> Option<(u64, u64)> {
+        let blocks = (rows as u64).checked_mul(self.blocks(cols) as u64)?;
+        let codes = blocks.checked_mul(4 * self.code_words as u64)?;
+        let scales = blocks.checked_mul(2 * self.scale_halves as u64)?;
+        Some((codes, scales.checked_next_multiple_of(4)?))
+    }
+
+    /// Encodes `values`, `[rows, cols]`, into the two planes, on all cores.
+    ///
+    /// # Panics
+    /// When the planes are not of the size that the values need.
+    pub fn encode_rows(&self, values: &[f32], cols: usize, codes: &mut [u32], scales: &mut [u16]) {
+        let blocks = self.blocks(cols);
+        let rows = values.len() / cols;
+        assert_eq!(codes.len(), rows * blocks * self.code_words, "codes plane");
+        assert_eq!(scales.len(), rows * blocks * self.scale_halves, "scales plane");
+        let encode_row = |(row, codes, scales): (&[f32], &mut [u32], &mut [u16])| {
+            for (index, part) in row.chunks(BLOCK).enumerate() {
+                let mut block = [0.0; BLOCK];
+                block[..part.len()].copy_from_slice(part);
+                let codes = &mut codes[index * self.code_words..][..self.code_words];
+                let scales = &mut scales[index * self.scale_halves..][..self.scale_halves];
+                (self.encode)(&block, codes, scales);
+            }
+        };
+        let code_rows = codes.par_chunks_exact_mut(blocks * self.code_words);
+        let value_rows = values.par_chunks_exact(cols);
+        if self.scale_halves == 0 {
+            value_rows.zip(code_rows).for_each(|(row, codes)| encode_row((row, codes, &mut [])));
+        } else {
+            let scale_rows = scales.par_chunks_exact_mut(blocks * self.scale_halves);
+            value_rows.zip(code_rows).zip(scale_rows).for_each(|((row, codes), scales)| {
+                encode_row((row, codes, scales));
+            });
+        }
+    }
+
+    /// Decodes one row of `cols` weights from its part of the planes.
+    pub fn decode_row(&self, codes: &[u32], scales: &[u16], out: &mut [f32]) {
+        for (index, part) in out.chunks_mut(BLOCK).enumerate() {
+            let mut block = [0.0; BLOCK];
+            let codes = &codes[index * self.code_words..][..self.code_words];
+            let scales = &scales[index * self.scale_halves..][..self.scale_halves];
+            (self.decode)(codes, scales, &mut block);
+            part.copy_from_slice(&block[..part.len()]);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! `f32`: word `i` is weight `i`.
+
+use super::{BLOCK, Format};
+
+pub(super) static F32: Format =
+    Format { name: "f32", code_words: BLOCK, scale_halves: 0, encode, decode, error_bound: 0.0 };
+
+fn encode(block: &[f32; BLOCK], codes: &mut [u32], _scales: &mut [u16]) {
+    for (code, value) in codes.iter_mut().zip(block) {
+        *code = value.to_bits();
+    }
+}
+
+fn decode(codes: &[u32], _scales: &[u16], block: &mut [f32; BLOCK]) {
+    for (value, code) in block.iter_mut().zip(codes) {
+        *value = f32::from_bits(*code);
+    }
+}

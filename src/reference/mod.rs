@@ -1,0 +1,14 @@
+//! Scalar twins of the operations: plain loops with `f64` sums, the oracle of the kernel tests and of
+//! the device self-test. Matrices are row-major.
+
+mod activations;
+mod attention;
+mod linear;
+mod logits;
+mod rope;
+
+pub use activations::{residual_add, rms_norm, swiglu};
+pub use attention::{AttentionShape, attention, f16_load, f16_store};
+pub use linear::{embedding, matmul};
+pub use logits::{FORBIDDEN, Penalties, TokenAdjustment, adjust_logits, argmax, log_sum_exp, top_k};
+pub use rope::{rope, rope_table};
