@@ -1,0 +1,99 @@
+//! Block formats against GGML's own encoder, and their stated bounds.
+
+mod golden;
+
+use golden::Golden;
+use mistral_wgpu::quant::{BLOCK, FORMATS, Matrix, by_name};
+use proptest::prelude::*;
+
+/// GGML's block: the scale's two bytes, then the codes.
+fn ggml_bytes(matrix: &Matrix) -> Vec<u8> {
+    let blocks = matrix.codes.chunks(matrix.format.code_words);
+    let mut bytes = Vec::new();
+    for (index, codes) in blocks.enumerate() {
+        if matrix.format.scale_halves == 1 {
+            bytes.extend(matrix.scales[index].to_le_bytes());
+        }
+        bytes.extend(codes.iter().flat_map(|word| word.to_le_bytes()));
+    }
+    bytes
+}
+
+#[test]
+fn encodes_as_ggml_to_the_bit() {
+    let golden = Golden::open("operations.safetensors");
+    let values = golden.f32("blocks");
+    for name in ["f16", "bf16", "q8_0", "q4_0"] {
+        let matrix = Matrix::encode(by_name(name).unwrap(), values.len() / 64, 64, &values);
+        assert_eq!(ggml_bytes(&matrix), golden.bytes(name), "{name}");
+    }
+}
+
+#[test]
+fn decodes_as_ggml_to_the_bit() {
+    let golden = Golden::open("operations.safetensors");
+    let values = golden.f32("blocks");
+    for name in ["q8_0", "q4_0"] {
+        let matrix = Matrix::encode(by_name(name).unwrap(), values.len() / 64, 64, &values);
+        let decoded: Vec<f32> = (0..matrix.rows).flat_map(|row| matrix.row(row)).collect();
+        assert_eq!(decoded, golden.f32(&format!("{name}_decoded")), "{name}");
+    }
+}
+
+#[test]
+fn sizes_that_overflow_are_refused() {
+    for format in FORMATS {
+        assert_eq!(format.plane_bytes(usize::MAX, usize::MAX), None);
+    }
+    assert_eq!(by_name("q4_0").unwrap().plane_bytes(3, 33), Some((3 * 2 * 16, 12)));
+    assert_eq!(by_name("q8_0").unwrap().bits_per_weight(), 8.5);
+}
+
+#[test]
+fn the_subnormal_scale_is_kept() {
+    // 3e-7 / 127 is far below the smallest normal f16, 6.1e-5, and rounds to zero; 3e-5 / 8 does not.
+    let q4_0 = by_name("q4_0").unwrap();
+    let mut values = [0.0; BLOCK];
+    values[0] = -3e-5;
+    let matrix = Matrix::encode(q4_0, 1, BLOCK, &values);
+    assert!((matrix.row(0)[0] - values[0]).abs() < 3e-7, "{:?}", matrix.row(0)[0]);
+}
+
+proptest! {
+    #[test]
+    fn round_trips_within_the_bound(
+        rows in 1usize..4,
+        cols in 1usize..100,
+        exponent in -3i32..4,
+        seed in any::<u32>(),
+    ) {
+        let mut state = seed | 1;
+        let mut random = || {
+            state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let values: Vec<f32> = (0..rows * cols).map(|_| random() * 10f32.powi(exponent)).collect();
+        for format in FORMATS {
+            let matrix = Matrix::encode(format, rows, cols, &values);
+            for (row, values) in values.chunks(cols).enumerate() {
+                for (block, decoded) in values.chunks(BLOCK).zip(matrix.row(row).chunks(BLOCK)) {
+                    let largest = block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+                    // A scale below the normal range is off by half of 2^-24, times a code up to 127.
+                    let subnormal = if format.name != "f32" && largest < 127.0 * 6.2e-5 { 127.0 * 3e-8 } else { 0.0 };
+                    let allowed = largest * format.error_bound + subnormal;
+                    for (value, decoded) in block.iter().zip(decoded) {
+                        prop_assert!((value - decoded).abs() <= allowed, "{}: {value} {decoded}", format.name);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_value_panics(bits in prop::collection::vec(any::<u32>(), BLOCK)) {
+        let values: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
+        for format in FORMATS {
+            Matrix::encode(format, 1, BLOCK, &values).row(0);
+        }
+    }
+}
