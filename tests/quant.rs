@@ -59,6 +59,16 @@ fn the_subnormal_scale_is_kept() {
     assert!((matrix.row(0)[0] - values[0]).abs() < 3e-7, "{:?}", matrix.row(0)[0]);
 }
 
+#[test]
+fn the_largest_values_stay_finite() {
+    let mut values = [f32::MAX; BLOCK];
+    values[1] = f32::MIN;
+    for (name, largest) in [("f16", 65_504.0), ("bf16", half::bf16::MAX.to_f32())] {
+        let row = Matrix::encode(by_name(name).unwrap(), 1, BLOCK, &values).row(0);
+        assert_eq!(row[..3], [largest, -largest, largest], "{name}");
+    }
+}
+
 proptest! {
     #[test]
     fn round_trips_within_the_bound(

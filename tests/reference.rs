@@ -1,9 +1,12 @@
-//! The scalar references against torch in float64.
+//! The scalar references against torch in float64, and against transformers' repetition penalty.
 
 mod golden;
 
 use golden::Golden;
-use mistral_wgpu::reference::{self, AttentionShape};
+use mistral_wgpu::{
+    quant::{Matrix, by_name},
+    reference::{self, AttentionShape, Penalties, TokenAdjustment},
+};
 
 fn assert_close(found: &[f32], expected: &[f32], bound: f32) {
     assert_eq!(found.len(), expected.len());
@@ -54,4 +57,49 @@ fn log_sum_exp() {
     let golden = Golden::open("operations.safetensors");
     let found = [1.0, 1.25].map(|scale| reference::log_sum_exp(&golden.f32("logits"), scale) as f32);
     assert_close(&found, &golden.f32("log_sum_exp"), 2e-7);
+}
+
+#[test]
+fn embedding_and_matmul() {
+    let golden = Golden::open("operations.safetensors");
+    let weight = Matrix::encode(by_name("q4_0").unwrap(), 24, 64, &golden.f32("blocks"));
+    assert_close(&reference::matmul(&weight, &golden.f32("matmul_x")), &golden.f32("matmul_y"), 2e-7);
+    let decoded = golden.f32("q4_0_decoded");
+    let rows = [23, 0, 8].map(|id| &decoded[id * 64..][..64]).concat();
+    assert_eq!(reference::embedding(&weight, &[23, 0, 8]), rows);
+}
+
+#[test]
+fn top_k_puts_the_lowest_of_equal_ids_first() {
+    let golden = Golden::open("operations.safetensors");
+    let (logits, order) = (golden.f32("logits"), golden.ids("order"));
+    let ids = |k| -> Vec<u32> { reference::top_k(&logits, k).into_iter().map(|(id, _)| id).collect() };
+    assert_eq!(ids(logits.len()), order);
+    assert_eq!(ids(5), order[..5]);
+    assert_eq!(reference::argmax(&logits), order[0]);
+}
+
+#[test]
+fn adjust_logits() {
+    let golden = Golden::open("operations.safetensors");
+    let (seen, counts) = (golden.ids("adjust_seen"), golden.ids("adjust_counts"));
+    let adjustments: Vec<_> = golden
+        .ids("adjust_ids")
+        .into_iter()
+        .zip(golden.f32("adjust_bias"))
+        .enumerate()
+        .map(|(i, (id, bias))| TokenAdjustment { id, seen: seen[i] == 1, count: counts[i], bias })
+        .collect();
+    let penalties = Penalties { repetition: 1.3, frequency: 0.4, presence: 0.7 };
+    let mut logits = golden.f32("logits");
+    reference::adjust_logits(&mut logits, &adjustments, penalties, Some(&golden.ids("allowed")));
+    assert_close(&logits, &golden.f32("adjusted"), 1e-6);
+}
+
+#[test]
+fn f16_store_clamps_and_rounds_to_even() {
+    let stored = [70_000.0, -1e9, 65_519.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 3e-8, 0.0]
+        .map(|value| reference::f16_load(reference::f16_store(value)));
+    let subnormal = 2f32.powi(-24);
+    assert_eq!(stored, [65_504.0, -65_504.0, 65_504.0, 1.0, 1.0 + 4.0 / 2048.0, subnormal, 0.0]);
 }

@@ -18,6 +18,9 @@ pub(super) static Q4_0: Format = Format {
 
 /// As GGML's `quantize_row_q4_0_ref`: the value of largest magnitude, the first of equals, becomes
 /// code 0.
+///
+/// Product and sum are rounded one after the other, as in the package `gguf`; a C compiler that fuses
+/// them gives another code for about one weight in ten million.
 fn encode(block: &[f32; BLOCK], codes: &mut [u32], scales: &mut [u16]) {
     let largest =
         block.iter().fold(0.0f32, |most, value| if value.abs() > most.abs() { *value } else { most });

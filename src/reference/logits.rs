@@ -61,7 +61,8 @@ pub fn argmax(logits: &[f32]) -> u32 {
 /// The `k` largest logits with their ids, descending, equals by ascending id.
 pub fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
-    sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let key = |logit: f32| logit + 0.0; // -0.0 becomes its equal 0.0
+    sorted.sort_by(|a, b| key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0)));
     sorted.truncate(k);
     sorted
 }
