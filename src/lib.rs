@@ -9,5 +9,6 @@ pub mod ops;
 pub mod quant;
 pub mod reference;
 pub mod tensor;
+pub mod text;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,242 @@
+//! Chat templates: Jinja as Hugging Face transformers configures it, and conversations as token ids.
+
+use super::{Tokenizer, read_optional, read_optional_json, special_tokens};
+use crate::{Error, ErrorKind, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::{Environment, ErrorKind as Jinja, context};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write;
+use std::path::Path;
+
+/// Work that one rendering may do, in minijinja's units (an instruction, or 64 bytes of text): seconds at most.
+const FUEL: u64 = 4_000_000;
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`, as the template knows them.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+/// A model's chat template.
+///
+/// The environment is that of transformers' `apply_chat_template`: `trim_blocks`, `lstrip_blocks`, loop controls,
+/// Python's string methods, `raise_exception`, `strftime_now`, `tojson` as Python's `json.dumps` writes it, every
+/// `*_token` of the tokenizer's files, `tools` and `documents` none. A template cannot read files, and rendering
+/// ends with an error when its time and memory allowance is used up.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    tokens: BTreeMap<String, Option<String>>,
+    source: String,
+}
+
+/// The part of `tokenizer_config.json` that holds templates.
+#[derive(Deserialize)]
+struct Config {
+    chat_template: Option<Source>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Source {
+    One(String),
+    Named(Vec<Named>),
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    template: String,
+}
+
+impl ChatTemplate {
+    /// Reads `chat_template.jinja`, or else `chat_template` of `tokenizer_config.json` (of a list: the one named
+    /// `default`); `None` if the folder has neither.
+    ///
+    /// Errors: [`ErrorKind::Template`] if the template does not parse or the list has no default.
+    pub fn from_dir(dir: &Path) -> Result<Option<Self>> {
+        let (file, config) = (dir.join("chat_template.jinja"), dir.join("tokenizer_config.json"));
+        let source = match read_optional(&file)? {
+            Some(source) => Some(source),
+            None => {
+                let config: Option<Config> = read_optional_json(&config, ErrorKind::Template)?;
+                config.and_then(|config| config.chat_template).map(Source::default).transpose()?
+            }
+        };
+        source.map(|source| Self::new(source, special_tokens::read(dir)?)).transpose()
+    }
+
+    fn new(source: String, tokens: BTreeMap<String, Option<String>>) -> Result<Self> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(error)?;
+        environment.set_syntax(syntax);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", to_json);
+        environment.add_template_owned("chat", source.clone()).map_err(error)?;
+        Ok(Self { environment, tokens, source })
+    }
+
+    /// The conversation as text, control tokens written out; with `add_generation_prompt` it ends where the
+    /// assistant's answer begins.
+    ///
+    /// Error ([`ErrorKind::Template`]) with the template's own words if it refuses the conversation.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let context = context! {
+            messages => Value::from(Serde(messages)), add_generation_prompt => add_generation_prompt,
+            tools => Value::from(()), documents => Value::from(()),
+            ..Value::from_pairs(self.tokens.iter().filter_map(|(name, token)| Some((name, token.as_ref()?))))
+        };
+        self.environment.get_template("chat").and_then(|template| template.render(context)).map_err(error)
+    }
+
+    /// The ids of the conversation: control tokens that the template writes are parsed, look-alikes that a message
+    /// contains stay text, and there is at most one start token.
+    ///
+    /// Templates trim, compare and join what they are given, so messages go in as they are but for a marker: one
+    /// character, found nowhere in the conversation, put behind the first character of each control token that a
+    /// message spells (or begins to spell at its end). Such a token no longer matches in the rendered text. The
+    /// text is then cut at control tokens, the markers are removed from what lies between, and only then is it
+    /// split into words and encoded, so spaces at the seams come out as in one text. A control token of a single
+    /// character could not be told apart; no vocabulary has one.
+    ///
+    /// Errors: as [`render`](Self::render) and [`Tokenizer::encode`].
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>> {
+        let used: HashSet<char> = messages
+            .iter()
+            .flat_map(|message| [&message.role, &message.content])
+            .chain([&self.source])
+            .flat_map(|text| text.chars())
+            .collect();
+        let marker = ('\u{fdd0}'..=char::MAX).find(|c| !used.contains(c)).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Template,
+                "conversation",
+                "every character is in use, none is left as a marker",
+            )
+        })?;
+        let control: Vec<&str> = tokenizer.control_tokens().filter(|token| !token.is_empty()).collect();
+        let marked: Vec<Message> = messages
+            .iter()
+            .map(|Message { role, content }| Message {
+                role: mark(role, &control, marker),
+                content: mark(content, &control, marker),
+            })
+            .collect();
+        let mut ids = tokenizer.encode_marked(&self.render(&marked, add_generation_prompt)?, marker)?;
+        if let Some(bos) = tokenizer.bos() {
+            let starts = ids.iter().take_while(|&&id| id == bos).count();
+            ids.drain(..starts.saturating_sub(1));
+        }
+        Ok(ids)
+    }
+}
+
+impl Source {
+    fn default(self) -> Result<String> {
+        match self {
+            Self::One(template) => Ok(template),
+            Self::Named(list) => {
+                let mut list = list.into_iter();
+                list.find(|named| named.name == "default").map(|named| named.template).ok_or_else(|| {
+                    let subject = "tokenizer_config.json: chat_template";
+                    Error::expected(ErrorKind::Template, subject, "one named \"default\"", "none")
+                })
+            }
+        }
+    }
+}
+
+/// Puts `marker` behind the first character of every control token in `text`, also of one that the end of the text
+/// only begins: `a</s>b[IN` becomes `a<·/s>b[·IN`.
+fn mark(text: &str, control: &[&str], marker: char) -> String {
+    let first: HashSet<char> = control.iter().filter_map(|token| token.chars().next()).collect();
+    let mut marked = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        marked.push(c);
+        let rest = &text[at..];
+        let begins = |token: &&str| rest.starts_with(*token) || token.starts_with(rest.trim_end());
+        if first.contains(&c) && !c.is_whitespace() && control.iter().any(begins) {
+            marked.push(marker);
+        }
+    }
+    marked
+}
+
+/// A failure of the template, in its own words where it has any.
+fn error(error: minijinja::Error) -> Error {
+    let subject = match error.line() {
+        Some(line) => format!("chat template, line {line}"),
+        None => "chat template".into(),
+    };
+    let message = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    Error::new(ErrorKind::Template, subject, message).because(error)
+}
+
+fn raise_exception(message: String) -> Result<String, minijinja::Error> {
+    Err(minijinja::Error::new(Jinja::InvalidOperation, message))
+}
+
+/// The local time in `strftime` notation.
+fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
+    let mut text = String::new();
+    write!(text, "{}", chrono::Local::now().format(format)).map_err(|_| {
+        minijinja::Error::new(Jinja::InvalidOperation, format!("strftime_now: bad format {format:?}"))
+    })?;
+    Ok(text)
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=indent)` of Python.
+fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, minijinja::Error> {
+    let indent = indent.or(options.get("indent")?);
+    options.assert_all_used()?;
+    let mut json = Vec::new();
+    let written = match indent {
+        Some(width) => {
+            let indent = " ".repeat(width);
+            let style = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, style))
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, Spaced)),
+    };
+    let failed =
+        |error: &dyn std::fmt::Display| minijinja::Error::new(Jinja::BadSerialization, error.to_string());
+    written.map_err(|error| failed(&error))?;
+    String::from_utf8(json).map_err(|error| failed(&error))
+}
+
+/// Python's one-line style: `{"a": 1, "b": [1, 2]}`.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
+        out.write_all(b": ")
+    }
+}
