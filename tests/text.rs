@@ -235,8 +235,9 @@ fn templates_cannot_loop_forever_read_files_or_panic() {
     let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
     let doubling =
         "{% set ns = namespace(s='ab') %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}";
+    let json = "{% set ns = namespace(s=[1]) %}{% for a in range(40) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}";
     let file = "{% include 'tokenizer_config.json' %}";
-    for source in [endless, doubling, file, "{{ strftime_now('%Q') }}", "{% if %}", "{{ nothing() }}"] {
+    for source in [endless, doubling, json, file, "{{ strftime_now('%Q') }}", "{% if %}", "{{ nothing() }}"] {
         assert_eq!(refusal(source).kind(), ErrorKind::Template, "{source}");
     }
     let refused = refusal("\n{{ raise_exception('Only users, please') }}");

@@ -13,6 +13,9 @@ use std::path::Path;
 /// Work that one rendering may do, in minijinja's units (an instruction, or 64 bytes of text): seconds at most.
 const FUEL: u64 = 4_000_000;
 
+/// Bytes that one `tojson` may write.
+const JSON_LIMIT: usize = 16 << 20;
+
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -67,7 +70,10 @@ impl ChatTemplate {
                 config.and_then(|config| config.chat_template).map(Source::default).transpose()?
             }
         };
-        source.map(|source| Self::new(source, special_tokens::read(dir)?)).transpose()
+        let load = |source| {
+            Self::new(source, special_tokens::read(dir)?).map_err(|error| error.within(dir.display()))
+        };
+        source.map(load).transpose()
     }
 
     fn new(source: String, tokens: BTreeMap<String, Option<String>>) -> Result<Self> {
@@ -198,22 +204,43 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)` of Python.
-fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, minijinja::Error> {
+fn to_json(value: &Value, indent: Option<u8>, options: Kwargs) -> Result<String, minijinja::Error> {
+    let failed = |message: &dyn std::fmt::Display| {
+        minijinja::Error::new(Jinja::BadSerialization, format!("tojson: {message}"))
+    };
     let indent = indent.or(options.get("indent")?);
+    if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
+        return Err(failed(&"ensure_ascii is not supported"));
+    }
     options.assert_all_used()?;
-    let mut json = Vec::new();
+    let mut json = Limited(Vec::new());
     let written = match indent {
         Some(width) => {
-            let indent = " ".repeat(width);
+            let indent = " ".repeat(width.into());
             let style = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
             value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, style))
         }
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, Spaced)),
     };
-    let failed =
-        |error: &dyn std::fmt::Display| minijinja::Error::new(Jinja::BadSerialization, error.to_string());
     written.map_err(|error| failed(&error))?;
-    String::from_utf8(json).map_err(|error| failed(&error))
+    String::from_utf8(json.0).map_err(|error| failed(&error))
+}
+
+/// Bytes that refuse to outgrow [`JSON_LIMIT`]: a few nested lists can be very long when written.
+struct Limited(Vec<u8>);
+
+impl std::io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > JSON_LIMIT {
+            return Err(std::io::Error::other("the text is too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Python's one-line style: `{"a": 1, "b": [1, 2]}`.

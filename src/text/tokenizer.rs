@@ -41,8 +41,9 @@ impl Tokenizer {
     /// Reads `tokenizer.json`, and the names of the start and end tokens from `tokenizer_config.json` or
     /// `special_tokens_map.json` (`<s>` and `</s>` where neither says).
     ///
-    /// Errors: [`ErrorKind::Io`] if a file cannot be read, [`ErrorKind::Tokenizer`] if one is damaged, uses a
-    /// decoder other than those of [Mistral's relatives](self), or names a start or end token that does not exist.
+    /// Errors: [`ErrorKind::Io`] if a file cannot be read, [`ErrorKind::Tokenizer`] if one is damaged, has a decoder
+    /// of a kind that Mistral's files and their byte-level relatives do not use, or names a start or end token that
+    /// does not exist.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         let damaged = |error: &dyn std::fmt::Display| Error::new(ErrorKind::Tokenizer, path.display(), error);
