@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 mod error;
+pub mod generate;
 pub mod gpu;
 pub mod model;
 pub mod ops;

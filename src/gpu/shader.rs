@@ -15,7 +15,7 @@ macro_rules! shaders {
 }
 
 /// Every shader file by its module name (`folder/file`), embedded in the program.
-pub const SHADERS: &[(&str, &str)] = &shaders!["reduce", "rms_norm"];
+pub const SHADERS: &[(&str, &str)] = &shaders!["adjust_logits", "reduce", "rms_norm", "top_k"];
 
 /// A plain struct of `u32` and `f32` whose WGSL text is generated from the Rust definition.
 /// Implemented by the [`uniform!`](crate::uniform) macro alone, which makes both sides agree.

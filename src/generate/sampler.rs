@@ -1,0 +1,222 @@
+//! The choice of the next token.
+
+use crate::{
+    Error, ErrorKind, Result,
+    generate::uniform,
+    ops::{Candidates, DISALLOWED, MAX_K, TopKRow},
+};
+
+/// How tokens are chosen. The default draws from the model's own distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// Divides the logits; 0 always takes the likeliest token.
+    pub temperature: f32,
+    /// Keep this many likeliest tokens; 0 for all.
+    pub top_k: u32,
+    /// Keep the fewest likeliest tokens whose probabilities add up to this (nucleus sampling,
+    /// Holtzman et al. 2019, arXiv:1904.09751); 1 for all.
+    pub top_p: f32,
+    /// Keep tokens at least this many times as likely as the likeliest (Nguyen et al. 2024,
+    /// arXiv:2407.01082); 0 for all.
+    pub min_p: f32,
+    /// Divides positive logits of tokens seen so far and multiplies negative ones; 1 for none.
+    pub repetition_penalty: f32,
+    /// Subtracted from a logit for every time its token was generated.
+    pub frequency_penalty: f32,
+    /// Subtracted from a logit if its token was generated.
+    pub presence_penalty: f32,
+    /// Added to the logits of tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Log-probabilities of this many likeliest tokens are reported beside the chosen one's.
+    pub top_logprobs: u32,
+    /// Key of the random numbers.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            top_logprobs: 0,
+            seed: 0,
+        }
+    }
+}
+
+impl SamplingParams {
+    /// Checks every value's range.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`], naming the field.
+    pub fn validate(&self) -> Result<()> {
+        let within = |name: &str, value: f32, from: f32, to: f32| {
+            let expected = format!("a number from {from} to {to}");
+            check(name, expected, value, (from..=to).contains(&value))
+        };
+        let tempered = self.temperature == 0.0 || (0.001..=100.0).contains(&self.temperature);
+        check("temperature", "0 or a number from 0.001 to 100", self.temperature, tempered)?;
+        check("top_p", "a number above 0, at most 1", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0)?;
+        within("min_p", self.min_p, 0.0, 1.0)?;
+        within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)?;
+        within("frequency_penalty", self.frequency_penalty, -100.0, 100.0)?;
+        within("presence_penalty", self.presence_penalty, -100.0, 100.0)?;
+        for (id, bias) in &self.logit_bias {
+            within(&format!("logit_bias of token {id}"), *bias, -1e6, 1e6)?;
+        }
+        let reported = self.top_logprobs as usize <= MAX_K;
+        check("top_logprobs", format!("at most {MAX_K}"), self.top_logprobs, reported)
+    }
+}
+
+fn check(
+    name: &str,
+    expected: impl std::fmt::Display,
+    found: impl std::fmt::Display,
+    holds: bool,
+) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::expected(ErrorKind::Argument, name, expected, found)) }
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampled {
+    /// Token id.
+    pub id: u32,
+    /// Its log-probability at temperature 1, before top-k, top-p and min-p.
+    pub logprob: f32,
+    /// The likeliest allowed tokens with theirs, likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// What the candidates at hand were enough for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// The next token.
+    Token(Sampled),
+    /// The choice lies beyond the candidates: ask again with [`Candidates::with_all`].
+    NeedAll,
+}
+
+/// Chooses tokens as [`SamplingParams`] say.
+///
+/// Filters work in the order of Hugging Face transformers: temperature, top-k, top-p over what top-k
+/// kept, min-p; a token is then drawn from what is left. Each keeps the likeliest tokens down to some
+/// rank, so all together keep as many as the strictest. Where logits are equal the lowest id ranks
+/// first, and top-k keeps exactly k.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    params: SamplingParams,
+}
+
+impl Sampler {
+    /// A sampler.
+    ///
+    /// # Errors
+    /// As [`SamplingParams::validate`].
+    pub fn new(params: SamplingParams) -> Result<Self> {
+        params.validate()?;
+        Ok(Self { params })
+    }
+
+    /// What to ask of the device: as many candidates as the choice most likely needs.
+    pub fn top_k_row(&self) -> TopKRow {
+        let SamplingParams { temperature, top_k, top_logprobs, .. } = self.params;
+        match (temperature == 0.0, top_k as usize) {
+            (true, _) => TopKRow { k: top_logprobs.max(1), temperature: 1.0 },
+            (false, 1..=MAX_K) => TopKRow { k: top_logprobs.max(top_k), temperature },
+            (false, _) => TopKRow { k: MAX_K as u32, temperature },
+        }
+    }
+
+    /// The draw for the token at `position` of sample number `sample` of a prompt.
+    pub fn draw(&self, sample: u64, position: u32) -> f64 {
+        uniform(self.params.seed, sample, position)
+    }
+
+    /// Chooses a token by `draw` in [0, 1) from the candidates of a row over `vocab` tokens.
+    ///
+    /// With all tokens of the row among the candidates the answer is always a token, and the same as with
+    /// fewer if those were enough.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] when the mask of allowed tokens allows none.
+    pub fn sample(&self, candidates: &Candidates, vocab: u32, draw: f64) -> Result<Decision> {
+        if candidates.max <= DISALLOWED {
+            return Err(Error::expected(
+                ErrorKind::Argument,
+                "allowed tokens",
+                "at least one that is allowed",
+                "none",
+            ));
+        }
+        let rank = if self.params.temperature == 0.0 {
+            Some(0)
+        } else {
+            self.drawn_rank(candidates, vocab as usize, draw)
+        };
+        Ok(rank.map_or(Decision::NeedAll, |rank| Decision::Token(self.report(candidates, rank))))
+    }
+
+    /// Which candidate is drawn, or `None` if that cannot be told from these.
+    fn drawn_rank(&self, candidates: &Candidates, vocab: usize, draw: f64) -> Option<usize> {
+        let masses = self.masses(candidates);
+        let kept = self.kept(candidates, &masses, vocab)?;
+        let total = if kept == vocab { 1.0 } else { *masses.get(kept - 1)? };
+        let masses = &masses[..kept.min(masses.len())];
+        let rank = masses.partition_point(|mass| *mass <= draw * total);
+        if rank < masses.len() {
+            Some(rank)
+        } else if masses.len() < vocab {
+            None
+        } else {
+            // Rounding left the sum of all below the draw: the last token of any mass is meant.
+            Some(masses.partition_point(|mass| *mass < masses[vocab - 1]))
+        }
+    }
+
+    /// Probabilities at the temperature, summed from the likeliest candidate to each.
+    fn masses(&self, candidates: &Candidates) -> Vec<f64> {
+        let temperature = f64::from(self.params.temperature);
+        let masses = candidates.logits.iter().scan(0.0, |mass, logit| {
+            *mass += (f64::from(*logit) / temperature - candidates.log_sum_exp_t).exp();
+            Some(*mass)
+        });
+        masses.collect()
+    }
+
+    /// How many of the likeliest tokens pass all filters: more than there are candidates, or `None`, if
+    /// these do not tell.
+    fn kept(&self, candidates: &Candidates, masses: &[f64], vocab: usize) -> Option<usize> {
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
+        let top_k = if top_k == 0 { vocab } else { vocab.min(top_k as usize) };
+        let mut kept = top_k;
+        if top_p < 1.0 {
+            let total = if top_k == vocab { 1.0 } else { *masses.get(top_k - 1)? };
+            kept = kept.min(masses.partition_point(|mass| *mass < f64::from(top_p) * total) + 1);
+        }
+        if min_p > 0.0 {
+            let floor = f64::from(candidates.max) + f64::from(temperature) * f64::from(min_p).ln();
+            let likely = candidates.logits.partition_point(|logit| f64::from(*logit) >= floor);
+            if likely == masses.len() && kept > likely {
+                return None;
+            }
+            kept = kept.min(likely);
+        }
+        Some(kept)
+    }
+
+    fn report(&self, candidates: &Candidates, rank: usize) -> Sampled {
+        let logprob = |rank: usize| (f64::from(candidates.logits[rank]) - candidates.log_sum_exp) as f32;
+        let allowed = candidates.logits.partition_point(|logit| *logit > DISALLOWED);
+        let reported = allowed.min(self.params.top_logprobs as usize);
+        let top = (0..reported).map(|rank| (candidates.ids[rank], logprob(rank))).collect();
+        Sampled { id: candidates.ids[rank], logprob: logprob(rank), top }
+    }
+}

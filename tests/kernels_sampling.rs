@@ -1,0 +1,350 @@
+//! `adjust_logits` and `top_k` against `reference/`, on the device.
+
+use mistral_wgpu::{
+    ErrorKind,
+    generate::uniform,
+    gpu::{Buffer, Capability, Gpu, GpuOptions, Recording},
+    ops::*,
+    tensor::Tensor,
+};
+use pollster::block_on;
+
+/// Stand-in until `mistral_wgpu::reference` exists.
+mod reference {
+    pub struct TokenAdjustment {
+        pub id: u32,
+        pub seen: bool,
+        pub count: u32,
+        pub bias: f32,
+    }
+    pub fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+        let mut all: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        all.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+        all.truncate(k);
+        all
+    }
+    pub fn adjust_logits(
+        logits: &mut [f32],
+        adjustments: &[TokenAdjustment],
+        repetition: f32,
+        frequency: f32,
+        presence: f32,
+        mask: Option<&[u32]>,
+    ) {
+        for a in adjustments {
+            let l = &mut logits[a.id as usize];
+            if a.seen {
+                *l = if *l > 0.0 { *l / repetition } else { *l * repetition };
+            }
+            *l -= frequency * a.count as f32 + if a.count > 0 { presence } else { 0.0 };
+            *l += a.bias;
+        }
+        if let Some(mask) = mask {
+            for (id, l) in logits.iter_mut().enumerate() {
+                if mask[id / 32] >> (id % 32) & 1 == 0 {
+                    *l = -3.0e38;
+                }
+            }
+        }
+    }
+}
+
+const VOCABULARIES: [u32; 7] = [1, 7, 255, 257, 1000, 32000, 131_075];
+
+fn random(seed: u64, count: u32) -> impl Iterator<Item = f64> {
+    (0..count).map(move |i| uniform(seed, 0, i))
+}
+
+/// The device as it is, and with every optional path off at the limits that all devices have.
+fn devices() -> Vec<(&'static str, Gpu)> {
+    let all = [Capability::F16, Capability::Subgroup, Capability::Timestamp, Capability::Unchecked];
+    let floor = GpuOptions { floor_limits: true, disable: all.into_iter().collect(), ..Default::default() };
+    [("default", GpuOptions::default()), ("floor", floor)]
+        .map(|(name, options)| (name, block_on(Gpu::open(&options)).unwrap()))
+        .into()
+}
+
+/// Calls `test` with each variant of `operation` as the best that the device has.
+fn for_each_variant(operation: &Operation<()>, test: impl Fn(&str, &Gpu)) {
+    for (device, gpu) in devices() {
+        while let Some(variant) = operation.runnable(&gpu, &()).next() {
+            let name = operation.full_name(variant);
+            test(&format!("{name} on {device}"), &gpu);
+            gpu.reject(name);
+        }
+    }
+}
+
+/// Counts of a replay with `rows` rows of logits.
+fn counts(rows: usize) -> [u64; 2] {
+    let mut counts = [0; 2];
+    counts[count::LOGIT_ROWS] = rows as u64;
+    counts
+}
+
+struct Finder {
+    recording: Recording,
+    rows: Buffer,
+    records: Buffer,
+}
+
+impl Finder {
+    fn new(gpu: &Gpu, logits: &Tensor) -> Self {
+        let size = |each: usize| u64::from(logits.rows) * each as u64;
+        let rows = gpu.allocate("rows", size(size_of::<TopKRow>())).unwrap();
+        let records = gpu.allocate("records", size(size_of::<TopKRecord>())).unwrap();
+        let mut recording = Recording::default();
+        TopK { logits, rows: &rows, records: &records }.record(gpu, &mut recording).unwrap();
+        Self { recording, rows, records }
+    }
+
+    fn run(&self, gpu: &Gpu, rows: &[TopKRow]) -> Vec<TopKRecord> {
+        gpu.write(&self.rows, 0, rows);
+        gpu.replay(&self.recording, &counts(rows.len()), None).unwrap();
+        block_on(gpu.download(std::slice::from_ref(&self.records))).unwrap().remove(0)
+    }
+}
+
+/// Rows of logits that a wrong selection would stumble over, `[cases, vocab]`.
+fn hard_rows(vocab: u32) -> Vec<Vec<f32>> {
+    let spread = |scale: f64, offset: f64| -> Vec<f32> {
+        random(11, vocab).map(|u| ((u - 0.5) * scale + offset) as f32).collect()
+    };
+    let mut masked = vec![DISALLOWED; vocab as usize];
+    masked.iter_mut().step_by(97).zip(random(5, vocab)).for_each(|(logit, u)| *logit = 10.0 * u as f32);
+    vec![
+        spread(30.0, 0.0),
+        spread(30.0, -40.0), // all below the padding's zeros
+        spread(20.0, 0.0).into_iter().map(f32::round).collect(), // many ties
+        spread(1e-3, 1e3),   // alike in the upper digits
+        spread(6.0e38, 0.0), // differences that overflow
+        spread(2e-38, 0.0),  // subnormal
+        spread(4.0, 0.0).into_iter().map(|l| l.round() * 0.0).collect(), // zeros of both signs
+        vec![-7.25; vocab as usize],
+        vec![DISALLOWED; vocab as usize],
+        masked,
+        (0..vocab).map(|id| id as f32).collect(),
+        (0..vocab).map(|id| -(id as f32)).collect(),
+    ]
+}
+
+#[test]
+fn top_k_finds_the_same_as_the_reference() {
+    for_each_variant(&TOP_K, |variant, gpu| {
+        for vocab in VOCABULARIES {
+            let cases = hard_rows(vocab);
+            let logits = Tensor::from_values(gpu, "logits", &cases.concat(), vocab).unwrap();
+            let finder = Finder::new(gpu, &logits);
+            for (k, temperature) in [(1, 1.0), (2, 0.5), (40, 0.7), (255, 1.5), (256, 0.001)] {
+                let row = TopKRow { k, temperature };
+                let records = finder.run(gpu, &vec![row; cases.len()]);
+                for (case, (record, logits)) in records.iter().zip(&cases).enumerate() {
+                    let at = format!("{variant}: vocabulary {vocab}, case {case}, k {k}");
+                    let candidates = Candidates::parse(record, &row, vocab).unwrap();
+                    let expected = reference::top_k(logits, k as usize);
+                    let (ids, values): (Vec<u32>, Vec<f32>) = expected.into_iter().unzip();
+                    assert_eq!(candidates.ids, ids, "{at}");
+                    assert_eq!(candidates.logits, values, "{at}");
+                    assert_eq!(candidates.max, values[0], "{at}");
+                    for (sum, temperature) in [(record.header.sum, 1.0), (record.header.sum_t, temperature)] {
+                        let exact = sum_of_exp(logits, temperature);
+                        let error = (f64::from(sum) / exact - 1.0).abs();
+                        assert!(error < SUM_BOUND, "{at}: sum {sum}, exactly {exact}, error {error:e}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Relative error of a sum of exponentials: WGSL's `exp` may be off by 3 + 2 |x| units in the last place.
+const SUM_BOUND: f64 = 5e-6;
+
+fn sum_of_exp(logits: &[f32], temperature: f32) -> f64 {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    logits.iter().map(|l| ((f64::from(*l) - max) / f64::from(temperature)).exp()).sum()
+}
+
+#[test]
+fn top_k_reads_each_row_s_own_settings() {
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
+    let cases = hard_rows(1000);
+    let logits = Tensor::from_values(&gpu, "logits", &cases[..3].concat(), 1000).unwrap();
+    let finder = Finder::new(&gpu, &logits);
+    let rows = [(3, 2.0), (256, 0.9), (1, 1.1)].map(|(k, temperature)| TopKRow { k, temperature });
+    let records = finder.run(&gpu, &rows);
+    for ((record, row), logits) in records.iter().zip(&rows).zip(&cases) {
+        let candidates = Candidates::parse(record, row, 1000).unwrap();
+        assert_eq!(candidates.ids.len(), row.k as usize);
+        let log_sum_exp = |t: f32| f64::from(candidates.max / t) + sum_of_exp(logits, t).ln();
+        assert!((candidates.log_sum_exp - log_sum_exp(1.0)).abs() < 1e-5);
+        assert!((candidates.log_sum_exp_t - log_sum_exp(row.temperature)).abs() < 1e-5);
+    }
+    // One row wanted: the others' records stay as they were.
+    let again = finder.run(&gpu, &[TopKRow { k: 1, temperature: 1.0 }]);
+    assert_eq!(again[1].ids, records[1].ids);
+}
+
+#[test]
+fn top_k_reports_what_is_not_finite() {
+    for_each_variant(&TOP_K, |variant, gpu| {
+        for vocab in [1u32, 257, 32000] {
+            let last = vocab as usize - 1;
+            let bad = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+            let mut rows = vec![vec![0.5; vocab as usize]; 2 * bad.len() + 1];
+            for (i, value) in bad.into_iter().enumerate() {
+                rows[2 * i][0] = value;
+                rows[2 * i + 1][last / 2] = value;
+                rows[2 * i + 1][last] = value;
+            }
+            let logits = Tensor::from_values(gpu, "logits", &rows.concat(), vocab).unwrap();
+            let row = TopKRow { k: 5, temperature: 1.0 };
+            let records = Finder::new(gpu, &logits).run(gpu, &vec![row; rows.len()]);
+            for (i, (record, logits)) in records.iter().zip(&rows).enumerate() {
+                let expected = logits.iter().filter(|l| !l.is_finite()).count() as u32;
+                assert_eq!(record.header.non_finite, expected, "{variant}: row {i} of {vocab}");
+                let parsed = Candidates::parse(record, &row, vocab).map_err(|error| error.kind());
+                assert_eq!(parsed.is_err(), expected > 0);
+                assert!(parsed.is_ok() || parsed == Err(ErrorKind::NonFinite));
+            }
+        }
+    });
+}
+
+/// A random list of adjusted tokens, about one in `every`.
+fn random_tokens(seed: u64, vocab: u32, every: f64) -> Vec<AdjustedToken> {
+    let chosen = (0..vocab).filter(|id| uniform(seed, 1, *id) * every < 1.0);
+    chosen
+        .map(|id| AdjustedToken {
+            id,
+            seen: u32::from(uniform(seed, 2, id) < 0.7),
+            count: (uniform(seed, 3, id) * 4.0) as u32,
+            bias: if uniform(seed, 4, id) < 0.5 { 0.0 } else { 8.0 * uniform(seed, 5, id) as f32 - 4.0 },
+        })
+        .collect()
+}
+
+fn expected(logits: &[f32], row: &RowAdjustments) -> Vec<f32> {
+    let tokens: Vec<_> = row
+        .tokens
+        .iter()
+        .map(|t| reference::TokenAdjustment { id: t.id, seen: t.seen != 0, count: t.count, bias: t.bias })
+        .collect();
+    let mut logits = logits.to_vec();
+    reference::adjust_logits(&mut logits, &tokens, row.repetition, row.frequency, row.presence, row.mask);
+    logits
+}
+
+#[test]
+fn adjust_logits_does_the_same_as_the_reference() {
+    for_each_variant(&ADJUST_LOGITS, |variant, gpu| {
+        for vocab in VOCABULARIES {
+            let values: Vec<f32> = random(9, 5 * vocab).map(|u| 20.0 * u as f32 - 10.0).collect();
+            let logits = Tensor::from_values(gpu, "logits", &values, vocab).unwrap();
+            let unadjusted: Vec<f32> =
+                block_on(gpu.download(std::slice::from_ref(&logits.buffer))).unwrap().remove(0);
+            let words = vocab.div_ceil(32);
+            let mask: Vec<u32> = random(4, words).map(|u| (u * 2f64.powi(32)) as u32).collect();
+            let none = vec![0; words as usize];
+            let lists =
+                [random_tokens(1, vocab, 1.0), random_tokens(2, vocab, 3.0), random_tokens(3, vocab, 50.0)];
+            let adjustments = Adjustments::new(gpu, vocab, 5, 3 * vocab, 3).unwrap();
+            let mut recording = Recording::default();
+            AdjustLogits { logits: &logits, adjustments: &adjustments }.record(gpu, &mut recording).unwrap();
+
+            let plain =
+                RowAdjustments { tokens: &[], repetition: 1.0, frequency: 0.0, presence: 0.0, mask: None };
+            let rows = [
+                RowAdjustments {
+                    tokens: &lists[0],
+                    repetition: 1.3,
+                    frequency: 0.2,
+                    presence: 0.7,
+                    mask: None,
+                },
+                RowAdjustments { tokens: &lists[1], repetition: 0.8, mask: Some(&mask), ..plain },
+                RowAdjustments { mask: Some(&none), ..plain },
+                RowAdjustments { tokens: &lists[2], presence: -1.5, mask: Some(&mask), ..plain },
+            ];
+            // Replayed twice with other contents, the first time over four rows of five.
+            for rows in [&rows[..], &[rows[1], plain, rows[0], plain, rows[1]]] {
+                gpu.write(&logits.buffer, 0, &unadjusted);
+                adjustments.write(gpu, rows).unwrap();
+                gpu.replay(&recording, &counts(rows.len()), None).unwrap();
+                let after = block_on(logits.download(gpu, 5)).unwrap();
+                for (i, (found, before)) in
+                    after.chunks(vocab as usize).zip(values.chunks(vocab as usize)).enumerate()
+                {
+                    let expected = expected(before, rows.get(i).unwrap_or(&plain));
+                    for (id, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                        // Division is good to 2.5 units in the last place of up to 12.
+                        let bound =
+                            if *expected == DISALLOWED { 0.0 } else { 4e-6 * expected.abs().max(1.0) };
+                        let error = (found - expected).abs();
+                        assert!(
+                            error <= bound,
+                            "{variant}: vocabulary {vocab}, row {i}, token {id}: {found} for {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn repetition_penalty_agrees_with_transformers() {
+    let golden: serde_json::Value =
+        serde_json::from_str(include_str!("fixtures/sampling/golden.json")).unwrap();
+    let floats = |value: &serde_json::Value| -> Vec<f32> {
+        value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+    };
+    let penalised = &golden["repetition"];
+    let before = floats(&golden["rows"][penalised["row"].as_str().unwrap()]);
+    let mut seen: Vec<u32> = floats(&penalised["seen"]).into_iter().map(|id| id as u32).collect();
+    seen.sort();
+    seen.dedup();
+    let tokens: Vec<_> =
+        seen.into_iter().map(|id| AdjustedToken { id, seen: 1, count: 0, bias: 0.0 }).collect();
+    let repetition = penalised["penalty"].as_f64().unwrap() as f32;
+
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
+    let vocab = before.len() as u32;
+    let logits = Tensor::from_values(&gpu, "logits", &before, vocab).unwrap();
+    let adjustments = Adjustments::new(&gpu, vocab, 1, vocab, 0).unwrap();
+    let mut recording = Recording::default();
+    AdjustLogits { logits: &logits, adjustments: &adjustments }.record(&gpu, &mut recording).unwrap();
+    let row = RowAdjustments { tokens: &tokens, repetition, frequency: 0.0, presence: 0.0, mask: None };
+    adjustments.write(&gpu, &[row]).unwrap();
+    gpu.replay(&recording, &counts(1), None).unwrap();
+    let after = block_on(logits.download(&gpu, 1)).unwrap();
+    for (found, expected) in after.iter().zip(floats(&penalised["logits"])) {
+        assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{found} for {expected}");
+    }
+}
+
+#[test]
+fn adjustments_out_of_range_are_refused() {
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
+    let adjustments = Adjustments::new(&gpu, 100, 2, 3, 1).unwrap();
+    let tokens = |ids: &[u32]| -> Vec<AdjustedToken> {
+        ids.iter().map(|id| AdjustedToken { id: *id, seen: 1, count: 1, bias: 0.0 }).collect()
+    };
+    let (good, twice, beyond) = (tokens(&[5, 99]), tokens(&[5, 5]), tokens(&[5, 100]));
+    let row = |tokens, mask| RowAdjustments { tokens, repetition: 1.0, frequency: 0.0, presence: 0.0, mask };
+    let mask: &[u32] = &[0; 4];
+    adjustments.write(&gpu, &[row(&good, Some(mask)), row(&good[..1], None)]).unwrap();
+    let refused = [
+        ("ascending ids", vec![row(&twice, None)]),
+        ("ids below 100", vec![row(&beyond, None)]),
+        ("4 words", vec![row(&good, Some(&mask[..3]))]),
+        ("at most 3", vec![row(&good, None); 2]),
+        ("at most 2", vec![row(&[], None); 3]),
+        ("at most 4", vec![row(&[], Some(mask)); 2]),
+    ];
+    for (expected, rows) in refused {
+        let error = adjustments.write(&gpu, &rows).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Argument);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
