@@ -1,6 +1,6 @@
 // Penalties, bias and a mask of allowed tokens, one workgroup per row. No two invocations write the
-// same logit: the first loop skips disallowed tokens, the second writes those alone.
-import package::generated::{AdjustLogitsParams, AdjustedRow, AdjustedToken, DISALLOWED, NO_MASK, WORKGROUP};
+// same logit: the first loop skips forbidden tokens, the second writes those alone.
+import package::generated::{AdjustLogitsParams, AdjustedRow, AdjustedToken, FORBIDDEN, NO_MASK, WORKGROUP};
 
 @group(0) @binding(0) var<uniform> params: AdjustLogitsParams;
 @group(0) @binding(1) var<storage, read_write> logits: array<f32>;        // [logit_rows, stride]
@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     if row.mask != NO_MASK {
         for (var id = index; id < params.cols; id += WORKGROUP) {
             if !allowed(row.mask, id) {
-                logits[begin + id] = bitcast<f32>(DISALLOWED);
+                logits[begin + id] = bitcast<f32>(FORBIDDEN);
             }
         }
     }

@@ -5,49 +5,10 @@ use mistral_wgpu::{
     generate::uniform,
     gpu::{Buffer, Capability, Gpu, GpuOptions, Recording},
     ops::*,
+    reference::{self, FORBIDDEN, Penalties, TokenAdjustment},
     tensor::Tensor,
 };
 use pollster::block_on;
-
-/// Stand-in until `mistral_wgpu::reference` exists.
-mod reference {
-    pub struct TokenAdjustment {
-        pub id: u32,
-        pub seen: bool,
-        pub count: u32,
-        pub bias: f32,
-    }
-    pub fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
-        let mut all: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
-        all.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
-        all.truncate(k);
-        all
-    }
-    pub fn adjust_logits(
-        logits: &mut [f32],
-        adjustments: &[TokenAdjustment],
-        repetition: f32,
-        frequency: f32,
-        presence: f32,
-        mask: Option<&[u32]>,
-    ) {
-        for a in adjustments {
-            let l = &mut logits[a.id as usize];
-            if a.seen {
-                *l = if *l > 0.0 { *l / repetition } else { *l * repetition };
-            }
-            *l -= frequency * a.count as f32 + if a.count > 0 { presence } else { 0.0 };
-            *l += a.bias;
-        }
-        if let Some(mask) = mask {
-            for (id, l) in logits.iter_mut().enumerate() {
-                if mask[id / 32] >> (id % 32) & 1 == 0 {
-                    *l = -3.0e38;
-                }
-            }
-        }
-    }
-}
 
 const VOCABULARIES: [u32; 7] = [1, 7, 255, 257, 1000, 32000, 131_075];
 
@@ -110,7 +71,7 @@ fn hard_rows(vocab: u32) -> Vec<Vec<f32>> {
     let spread = |scale: f64, offset: f64| -> Vec<f32> {
         random(11, vocab).map(|u| ((u - 0.5) * scale + offset) as f32).collect()
     };
-    let mut masked = vec![DISALLOWED; vocab as usize];
+    let mut masked = vec![FORBIDDEN; vocab as usize];
     masked.iter_mut().step_by(97).zip(random(5, vocab)).for_each(|(logit, u)| *logit = 10.0 * u as f32);
     vec![
         spread(30.0, 0.0),
@@ -121,7 +82,7 @@ fn hard_rows(vocab: u32) -> Vec<Vec<f32>> {
         spread(2e-38, 0.0),  // subnormal
         spread(4.0, 0.0).into_iter().map(|l| l.round() * 0.0).collect(), // zeros of both signs
         vec![-7.25; vocab as usize],
-        vec![DISALLOWED; vocab as usize],
+        vec![FORBIDDEN; vocab as usize],
         masked,
         (0..vocab).map(|id| id as f32).collect(),
         (0..vocab).map(|id| -(id as f32)).collect(),
@@ -176,9 +137,9 @@ fn top_k_reads_each_row_s_own_settings() {
     for ((record, row), logits) in records.iter().zip(&rows).zip(&cases) {
         let candidates = Candidates::parse(record, row, 1000).unwrap();
         assert_eq!(candidates.ids.len(), row.k as usize);
-        let log_sum_exp = |t: f32| f64::from(candidates.max / t) + sum_of_exp(logits, t).ln();
-        assert!((candidates.log_sum_exp - log_sum_exp(1.0)).abs() < 1e-5);
-        assert!((candidates.log_sum_exp_t - log_sum_exp(row.temperature)).abs() < 1e-5);
+        let expected = [1.0, 1.0 / row.temperature].map(|scale| reference::log_sum_exp(logits, scale));
+        assert!((candidates.log_sum_exp - expected[0]).abs() < SUM_BOUND, "{expected:?}");
+        assert!((candidates.log_sum_exp_t - expected[1]).abs() < SUM_BOUND, "{expected:?}");
     }
     // One row wanted: the others' records stay as they were.
     let again = finder.run(&gpu, &[TopKRow { k: 1, temperature: 1.0 }]);
@@ -212,28 +173,19 @@ fn top_k_reports_what_is_not_finite() {
 }
 
 /// A random list of adjusted tokens, about one in `every`.
-fn random_tokens(seed: u64, vocab: u32, every: f64) -> Vec<AdjustedToken> {
+fn random_tokens(seed: u64, vocab: u32, every: f64) -> Vec<TokenAdjustment> {
     let chosen = (0..vocab).filter(|id| uniform(seed, 1, *id) * every < 1.0);
     chosen
-        .map(|id| AdjustedToken {
+        .map(|id| TokenAdjustment {
             id,
-            seen: u32::from(uniform(seed, 2, id) < 0.7),
+            seen: uniform(seed, 2, id) < 0.7,
             count: (uniform(seed, 3, id) * 4.0) as u32,
             bias: if uniform(seed, 4, id) < 0.5 { 0.0 } else { 8.0 * uniform(seed, 5, id) as f32 - 4.0 },
         })
         .collect()
 }
 
-fn expected(logits: &[f32], row: &RowAdjustments) -> Vec<f32> {
-    let tokens: Vec<_> = row
-        .tokens
-        .iter()
-        .map(|t| reference::TokenAdjustment { id: t.id, seen: t.seen != 0, count: t.count, bias: t.bias })
-        .collect();
-    let mut logits = logits.to_vec();
-    reference::adjust_logits(&mut logits, &tokens, row.repetition, row.frequency, row.presence, row.mask);
-    logits
-}
+const NO_PENALTIES: Penalties = Penalties { repetition: 1.0, frequency: 0.0, presence: 0.0 };
 
 #[test]
 fn adjust_logits_does_the_same_as_the_reference() {
@@ -252,19 +204,14 @@ fn adjust_logits_does_the_same_as_the_reference() {
             let mut recording = Recording::default();
             AdjustLogits { logits: &logits, adjustments: &adjustments }.record(gpu, &mut recording).unwrap();
 
-            let plain =
-                RowAdjustments { tokens: &[], repetition: 1.0, frequency: 0.0, presence: 0.0, mask: None };
+            let plain = RowAdjustments { tokens: &[], penalties: NO_PENALTIES, mask: None };
+            let strict = Penalties { repetition: 1.3, frequency: 0.2, presence: 0.7 };
+            let lenient = Penalties { repetition: 0.8, ..NO_PENALTIES };
             let rows = [
-                RowAdjustments {
-                    tokens: &lists[0],
-                    repetition: 1.3,
-                    frequency: 0.2,
-                    presence: 0.7,
-                    mask: None,
-                },
-                RowAdjustments { tokens: &lists[1], repetition: 0.8, mask: Some(&mask), ..plain },
+                RowAdjustments { tokens: &lists[0], penalties: strict, mask: None },
+                RowAdjustments { tokens: &lists[1], penalties: lenient, mask: Some(&mask) },
                 RowAdjustments { mask: Some(&none), ..plain },
-                RowAdjustments { tokens: &lists[2], presence: -1.5, mask: Some(&mask), ..plain },
+                RowAdjustments { tokens: &lists[2], penalties: strict, mask: Some(&mask) },
             ];
             // Replayed twice with other contents, the first time over four rows of five.
             for rows in [&rows[..], &[rows[1], plain, rows[0], plain, rows[1]]] {
@@ -275,11 +222,12 @@ fn adjust_logits_does_the_same_as_the_reference() {
                 for (i, (found, before)) in
                     after.chunks(vocab as usize).zip(values.chunks(vocab as usize)).enumerate()
                 {
-                    let expected = expected(before, rows.get(i).unwrap_or(&plain));
+                    let row = rows.get(i).unwrap_or(&plain);
+                    let mut expected = before.to_vec();
+                    reference::adjust_logits(&mut expected, row.tokens, row.penalties, row.mask);
                     for (id, (found, expected)) in found.iter().zip(&expected).enumerate() {
                         // Division is good to 2.5 units in the last place of up to 12.
-                        let bound =
-                            if *expected == DISALLOWED { 0.0 } else { 4e-6 * expected.abs().max(1.0) };
+                        let bound = if *expected == FORBIDDEN { 0.0 } else { 4e-6 * expected.abs().max(1.0) };
                         let error = (found - expected).abs();
                         assert!(
                             error <= bound,
@@ -305,7 +253,7 @@ fn repetition_penalty_agrees_with_transformers() {
     seen.sort();
     seen.dedup();
     let tokens: Vec<_> =
-        seen.into_iter().map(|id| AdjustedToken { id, seen: 1, count: 0, bias: 0.0 }).collect();
+        seen.into_iter().map(|id| TokenAdjustment { id, seen: true, count: 0, bias: 0.0 }).collect();
     let repetition = penalised["penalty"].as_f64().unwrap() as f32;
 
     let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
@@ -314,7 +262,8 @@ fn repetition_penalty_agrees_with_transformers() {
     let adjustments = Adjustments::new(&gpu, vocab, 1, vocab, 0).unwrap();
     let mut recording = Recording::default();
     AdjustLogits { logits: &logits, adjustments: &adjustments }.record(&gpu, &mut recording).unwrap();
-    let row = RowAdjustments { tokens: &tokens, repetition, frequency: 0.0, presence: 0.0, mask: None };
+    let penalties = Penalties { repetition, ..NO_PENALTIES };
+    let row = RowAdjustments { tokens: &tokens, penalties, mask: None };
     adjustments.write(&gpu, &[row]).unwrap();
     gpu.replay(&recording, &counts(1), None).unwrap();
     let after = block_on(logits.download(&gpu, 1)).unwrap();
@@ -327,11 +276,11 @@ fn repetition_penalty_agrees_with_transformers() {
 fn adjustments_out_of_range_are_refused() {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
     let adjustments = Adjustments::new(&gpu, 100, 2, 3, 1).unwrap();
-    let tokens = |ids: &[u32]| -> Vec<AdjustedToken> {
-        ids.iter().map(|id| AdjustedToken { id: *id, seen: 1, count: 1, bias: 0.0 }).collect()
+    let tokens = |ids: &[u32]| -> Vec<TokenAdjustment> {
+        ids.iter().map(|id| TokenAdjustment { id: *id, seen: true, count: 1, bias: 0.0 }).collect()
     };
     let (good, twice, beyond) = (tokens(&[5, 99]), tokens(&[5, 5]), tokens(&[5, 100]));
-    let row = |tokens, mask| RowAdjustments { tokens, repetition: 1.0, frequency: 0.0, presence: 0.0, mask };
+    let row = |tokens, mask| RowAdjustments { tokens, penalties: NO_PENALTIES, mask };
     let mask: &[u32] = &[0; 4];
     adjustments.write(&gpu, &[row(&good, Some(mask)), row(&good[..1], None)]).unwrap();
     let refused = [

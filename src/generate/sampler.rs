@@ -3,7 +3,8 @@
 use crate::{
     Error, ErrorKind, Result,
     generate::uniform,
-    ops::{Candidates, DISALLOWED, MAX_K, TopKRow},
+    ops::{Candidates, MAX_K, TopKRow},
+    reference::FORBIDDEN,
 };
 
 /// How tokens are chosen. The default draws from the model's own distribution.
@@ -148,7 +149,7 @@ impl Sampler {
     /// # Errors
     /// [`ErrorKind::Argument`] when the mask of allowed tokens allows none.
     pub fn sample(&self, candidates: &Candidates, vocab: u32, draw: f64) -> Result<Decision> {
-        if candidates.max <= DISALLOWED {
+        if candidates.max <= FORBIDDEN {
             return Err(Error::expected(
                 ErrorKind::Argument,
                 "allowed tokens",
@@ -214,7 +215,7 @@ impl Sampler {
 
     fn report(&self, candidates: &Candidates, rank: usize) -> Sampled {
         let logprob = |rank: usize| (f64::from(candidates.logits[rank]) - candidates.log_sum_exp) as f32;
-        let allowed = candidates.logits.partition_point(|logit| *logit > DISALLOWED);
+        let allowed = candidates.logits.partition_point(|logit| *logit > FORBIDDEN);
         let reported = allowed.min(self.params.top_logprobs as usize);
         let top = (0..reported).map(|rank| (candidates.ids[rank], logprob(rank))).collect();
         Sampled { id: candidates.ids[rank], logprob: logprob(rank), top }

@@ -4,12 +4,10 @@ use super::{Operation, Variant, count};
 use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Cost, Extent, Gpu, KernelKey, Recording, Step},
+    reference::{FORBIDDEN, Penalties, TokenAdjustment},
     tensor::Tensor,
     uniform,
 };
-
-/// What the logit of a token becomes that is not allowed: finite, and below every real one.
-pub const DISALLOWED: f32 = -3.0e38;
 
 const NO_MASK: u32 = u32::MAX;
 
@@ -18,53 +16,25 @@ uniform! {
 }
 
 uniform! {
-    /// A token whose logit changes.
-    pub struct AdjustedToken {
-        /// Token id.
-        id: u32,
-        /// 1 if it occurs in the prompt or was generated, else 0.
-        seen: u32,
-        /// How often it was generated.
-        count: u32,
-        /// Added to its logit at the end.
-        bias: f32,
-    }
+    // One `TokenAdjustment`.
+    struct AdjustedToken { id: u32, seen: u32, count: u32, bias: f32 }
 }
 
 uniform! {
-    /// A row of logits to be adjusted, as the kernel reads it.
-    pub struct AdjustedRow {
-        /// First of its tokens in the list of all.
-        first: u32,
-        /// Number of its tokens.
-        count: u32,
-        /// Divides positive logits of seen tokens and multiplies negative ones.
-        repetition: f32,
-        /// Subtracted for every time a token was generated.
-        frequency: f32,
-        /// Subtracted if a token was generated.
-        presence: f32,
-        /// First word of its mask, or `u32::MAX` if every token is allowed.
-        mask: u32,
-    }
+    // Where a row's tokens and mask begin (`mask` is `NO_MASK` without one), and its `Penalties`.
+    struct AdjustedRow { first: u32, count: u32, repetition: f32, frequency: f32, presence: f32, mask: u32 }
 }
 
-/// What happens to one row of logits.
-///
-/// Of every token in the list: `l = l > 0 ? l / repetition : l * repetition` if it was seen (Keskar
-/// et al. 2019, arXiv:1909.05858), then `l -= frequency * count + presence * (count > 0)`, then
-/// `l += bias`. Then every token that is not allowed becomes [`DISALLOWED`].
+/// What happens to one row of logits, as [`reference::adjust_logits`](crate::reference::adjust_logits)
+/// does it.
 #[derive(Debug, Clone, Copy)]
 pub struct RowAdjustments<'a> {
     /// By ascending id, each at most once.
-    pub tokens: &'a [AdjustedToken],
-    /// Repetition penalty, 1 for none.
-    pub repetition: f32,
-    /// Frequency penalty, 0 for none.
-    pub frequency: f32,
-    /// Presence penalty, 0 for none.
-    pub presence: f32,
-    /// Bit `id % 32` of word `id / 32` tells whether a token is allowed; `None` allows all.
+    pub tokens: &'a [TokenAdjustment],
+    /// Penalties of these.
+    pub penalties: Penalties,
+    /// Bit `id % 32` of word `id / 32` tells whether a token is allowed, all others become
+    /// [`FORBIDDEN`]; `None` allows all.
     pub mask: Option<&'a [u32]>,
 }
 
@@ -72,9 +42,9 @@ pub struct RowAdjustments<'a> {
 #[derive(Debug, Clone)]
 pub struct Adjustments {
     vocab: u32,
-    /// `[rows]` of [`AdjustedRow`].
+    /// `[rows]` of `AdjustedRow`.
     rows: Buffer,
-    /// [`AdjustedToken`]s of all rows, one list after the other.
+    /// `AdjustedToken`s of all rows, one list after the other.
     tokens: Buffer,
     /// Masks of all rows that have one, one after the other.
     masks: Buffer,
@@ -119,12 +89,17 @@ impl Adjustments {
             table.push(AdjustedRow {
                 first: tokens.len() as u32,
                 count: row.tokens.len() as u32,
-                repetition: row.repetition,
-                frequency: row.frequency,
-                presence: row.presence,
+                repetition: row.penalties.repetition,
+                frequency: row.penalties.frequency,
+                presence: row.penalties.presence,
                 mask,
             });
-            tokens.extend_from_slice(row.tokens);
+            tokens.extend(row.tokens.iter().map(|token| AdjustedToken {
+                id: token.id,
+                seen: u32::from(token.seen),
+                count: token.count,
+                bias: token.bias,
+            }));
             masks.extend_from_slice(row.mask.unwrap_or_default());
         }
         write(gpu, "adjusted rows", &self.rows, &table)?;
@@ -137,7 +112,7 @@ fn argument(subject: &str, expected: impl std::fmt::Display, found: impl std::fm
     Error::expected(ErrorKind::Argument, subject, expected, found)
 }
 
-fn check_tokens(tokens: &[AdjustedToken], vocab: u32) -> Result<()> {
+fn check_tokens(tokens: &[TokenAdjustment], vocab: u32) -> Result<()> {
     if let Some(pair) = tokens.windows(2).find(|pair| pair[0].id >= pair[1].id) {
         let found = format!("{} before {}", pair[0].id, pair[1].id);
         return Err(argument("adjusted tokens", "ascending ids", found));
@@ -172,7 +147,7 @@ pub static ADJUST_LOGITS: Operation<()> = Operation {
                 .with::<AdjustedToken>()
                 .constant("WORKGROUP", 256)
                 .constant("NO_MASK", NO_MASK)
-                .constant("DISALLOWED", DISALLOWED.to_bits())
+                .constant("FORBIDDEN", FORBIDDEN.to_bits())
         },
     }],
 };
