@@ -167,7 +167,8 @@ impl AdjustLogits<'_> {
     /// As [`Gpu::kernel`] and [`Step::new`].
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let cols = self.logits.cols;
-        assert_eq!(cols, self.adjustments.vocab, "shapes differ");
+        let rows = self.adjustments.rows.size() / size_of::<AdjustedRow>() as u64;
+        assert!(cols == self.adjustments.vocab && u64::from(self.logits.rows) <= rows, "shapes differ");
         let (_, kernel) = ADJUST_LOGITS.choose(gpu, &())?;
         let params = gpu.uniform(&AdjustLogitsParams { cols, stride: self.logits.stride() })?;
         let bindings = [

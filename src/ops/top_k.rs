@@ -136,7 +136,9 @@ impl TopK<'_> {
     /// # Errors
     /// As [`Gpu::kernel`] and [`Step::new`].
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
-        let cols = self.logits.cols;
+        let Tensor { rows, cols, .. } = *self.logits;
+        let fits = |buffer: &Buffer, each: usize| buffer.size() >= u64::from(rows) * each as u64;
+        assert!(fits(self.rows, size_of::<TopKRow>()) && fits(self.records, size_of::<TopKRecord>()));
         let (_, kernel) = TOP_K.choose(gpu, &())?;
         let params = gpu.uniform(&TopKParams { cols, stride: self.logits.stride() })?;
         let bindings = [
