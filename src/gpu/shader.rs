@@ -15,7 +15,22 @@ macro_rules! shaders {
 }
 
 /// Every shader file by its module name (`folder/file`), embedded in the program.
-pub const SHADERS: &[(&str, &str)] = &shaders!["adjust_logits", "reduce", "rms_norm", "top_k"];
+pub const SHADERS: &[(&str, &str)] = &shaders![
+    "adjust_logits",
+    "attention_combine",
+    "attention_partial",
+    "attention_single",
+    "attention_tiled",
+    "kv/f16",
+    "kv/f32",
+    "kv/page",
+    "reduce",
+    "residual_add",
+    "rms_norm",
+    "rope_kv",
+    "swiglu",
+    "top_k",
+];
 
 /// A plain struct of `u32` and `f32` whose WGSL text is generated from the Rust definition.
 /// Implemented by the [`uniform!`](crate::uniform) macro alone, which makes both sides agree.

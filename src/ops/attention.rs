@@ -1,0 +1,174 @@
+//! Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), causal and with a sliding window
+//! (Jiang et al. 2023, arXiv:2310.06825), over the pages of the KV cache.
+//!
+//! Work items compute partial results, which a last step merges: a row's keys may be split over
+//! several items, and its pages lie in several segments.
+
+use super::{AttentionShape, KvSegment, Operation, QUERY_TILE, Row, Variant, WorkItem, count};
+use crate::{
+    Result,
+    gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
+    tensor::Tensor,
+    uniform,
+};
+
+uniform! {
+    struct AttentionParams { stride: u32, window: u32, scale: f32 }
+}
+
+/// Query heads that one workgroup of tiled attention computes at most: its weights take
+/// `QUERY_TILE * HEADS_TILE * PAGE` floats of workgroup memory.
+const HEADS_TILE: u32 = 4;
+
+/// Invocations that share a query in tiled attention.
+const TEAM: u32 = 4;
+
+fn key(shader: &'static str, shape: &AttentionShape) -> KernelKey {
+    shape.specialise(KernelKey::new(shader).with::<AttentionParams>().with::<Row>().with::<WorkItem>())
+}
+
+/// `lanes` invocations share the dot product of a key with the queries.
+fn single_key(shape: &AttentionShape, lanes: u32) -> KernelKey {
+    key("attention_single", shape)
+        .constant("GROUP", shape.group())
+        .constant("LANES", lanes)
+        .constant("WORKGROUP", 256)
+}
+
+/// Tiles of a KV head's query heads.
+fn head_tiles(shape: &AttentionShape) -> u32 {
+    shape.group().div_ceil(HEADS_TILE)
+}
+
+/// Variants for items of one row.
+pub static ATTENTION_SINGLE: Operation<AttentionShape> = Operation {
+    name: "attention_single",
+    variants: &[
+        Variant {
+            name: "subgroup",
+            fits: |_| true,
+            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..single_key(shape, 1) },
+        },
+        Variant {
+            name: "baseline",
+            fits: |_| true,
+            key: |shape| single_key(shape, (32 / shape.group()).clamp(1, 8)),
+        },
+    ],
+};
+
+/// Variants for items of several rows.
+pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
+    name: "attention_tiled",
+    variants: &[Variant {
+        name: "baseline",
+        fits: |_| true,
+        key: |shape| {
+            key("attention_tiled", shape)
+                .constant("GROUP", shape.group())
+                .constant("HEADS_TILE", shape.group().div_ceil(head_tiles(shape)))
+                .constant("QUERY_TILE", QUERY_TILE)
+                .constant("TEAM", TEAM)
+        },
+    }],
+};
+
+/// Variants of the merge of partial results.
+pub static ATTENTION_COMBINE: Operation<AttentionShape> = Operation {
+    name: "attention_combine",
+    variants: &[Variant {
+        name: "baseline",
+        fits: |_| true,
+        key: |shape| key("attention_combine", shape).constant("WORKGROUP", 64),
+    }],
+};
+
+/// `softmax(q · kᵀ / √head_dim) · v` over the keys that each row sees.
+pub struct Attention<'a> {
+    /// Rotated queries, `[rows, heads * head_dim]`.
+    pub q: &'a Tensor,
+    /// Result, `[rows, heads * head_dim]`.
+    pub out: &'a Tensor,
+    /// [`Row`] of each row.
+    pub rows: &'a Buffer,
+    /// [`WorkItem`]s of one row each, a buffer per segment.
+    pub single_items: &'a [Buffer],
+    /// [`WorkItem`]s of up to [`QUERY_TILE`] rows, a buffer per segment.
+    pub tiled_items: &'a [Buffer],
+    /// Page numbers within their segments, `u32`.
+    pub page_table: &'a Buffer,
+    /// The layer's KV pool.
+    pub segments: &'a [KvSegment],
+    /// Scratch of [`AttentionShape::partial_floats`] for each partial result of the batch.
+    pub partials: &'a Buffer,
+    /// Heads and storage.
+    pub shape: AttentionShape,
+    /// The row at position `i` sees the keys `i - window + 1 ..= i`; all up to `i` if `None`.
+    pub window: Option<u32>,
+}
+
+impl Attention<'_> {
+    /// Appends two steps per segment and the merge.
+    ///
+    /// # Errors
+    /// As [`Gpu::kernel`] and [`Step::new`].
+    ///
+    /// # Panics
+    /// When the shapes contradict each other.
+    pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
+        self.shape.check();
+        assert!(self.q.cols == heads * head_dim && self.out.cols == self.q.cols, "shapes differ");
+        assert!(
+            self.single_items.len() == self.segments.len() && self.tiled_items.len() == self.segments.len(),
+            "one buffer of items per segment"
+        );
+        let (_, single) = ATTENTION_SINGLE.choose(gpu, &self.shape)?;
+        let (_, tiled) = ATTENTION_TILED.choose(gpu, &self.shape)?;
+        let (_, combine) = ATTENTION_COMBINE.choose(gpu, &self.shape)?;
+        let params = gpu.uniform(&AttentionParams {
+            stride: self.q.stride(),
+            window: self.window.unwrap_or(u32::MAX),
+            scale: 1.0 / (head_dim as f32).sqrt(),
+        })?;
+        let each = 4.0 * f64::from(heads) * f64::from(head_dim);
+        for (index, segment) in self.segments.iter().enumerate() {
+            let variants = [
+                ("attention_single", &single, &self.single_items[index], count::single_items(index), 1),
+                (
+                    "attention_tiled",
+                    &tiled,
+                    &self.tiled_items[index],
+                    count::tiled_items(index),
+                    head_tiles(&self.shape),
+                ),
+            ];
+            for (label, kernel, items, slot, tiles) in variants {
+                let bindings = [
+                    ("params", &params),
+                    ("q", &self.q.buffer),
+                    ("rows", self.rows),
+                    ("items", items),
+                    ("page_table", self.page_table),
+                    ("k_cache", &segment.k),
+                    ("v_cache", &segment.v),
+                    ("partials", self.partials),
+                ];
+                let grid =
+                    [Extent::Count { slot, per: 1 }, Extent::Fixed(kv_heads * tiles), Extent::Fixed(1)];
+                let cost = Cost { fixed: 0.0, slot: count::KEY_VISITS, each };
+                recording.push(Step::new(gpu, label, kernel.clone(), &bindings, grid, cost)?);
+            }
+        }
+        let bindings = [
+            ("params", &params),
+            ("rows", self.rows),
+            ("partials", self.partials),
+            ("out", &self.out.buffer),
+        ];
+        let grid = [Extent::Count { slot: count::ROWS, per: 1 }, Extent::Fixed(heads), Extent::Fixed(1)];
+        let cost = Cost { fixed: 0.0, slot: count::ROWS, each: 2.0 * each };
+        recording.push(Step::new(gpu, "attention_combine", combine, &bindings, grid, cost)?);
+        Ok(())
+    }
+}
