@@ -209,7 +209,8 @@ fn reflect(module: &naga::Module) -> Vec<(String, u32, BindingKind)> {
             };
             // An imported variable carries its module's path; Rust binds by the name alone.
             let name = variable.name.clone()?;
-            let name = EscapeMangler.unmangle(&name).map_or(name, |(_, item)| item);
+            let imported = name.starts_with("package_").then(|| EscapeMangler.unmangle(&name)).flatten();
+            let name = imported.map_or(name, |(_, item)| item);
             Some((name, variable.binding.as_ref()?.binding, kind))
         })
         .collect();
