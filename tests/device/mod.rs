@@ -1,0 +1,47 @@
+//! What the tests of kernels share: devices, numbers, comparison.
+
+use std::sync::LazyLock;
+
+use mistral_wgpu::{gpu::*, tensor::Tensor};
+
+/// The device as it is.
+pub static GPU: LazyLock<Gpu> =
+    LazyLock::new(|| pollster::block_on(Gpu::open(&GpuOptions::default())).unwrap());
+
+/// The device with WebGPU's floor limits and every optional path off.
+pub static FLOOR: LazyLock<Gpu> = LazyLock::new(|| {
+    let disable = GPU.capabilities();
+    pollster::block_on(Gpu::open(&GpuOptions { floor_limits: true, disable, ..Default::default() })).unwrap()
+});
+
+/// Largest magnitude.
+pub fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+/// Largest difference; that to NaN is infinite.
+pub fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    differences.map(|d| if d.is_nan() { f32::INFINITY } else { d }).fold(0.0, f32::max)
+}
+
+/// The first `rows` rows of `tensor`, whose padding must still be zero.
+pub fn download(gpu: &Gpu, tensor: &Tensor, rows: usize) -> Vec<f32> {
+    let all =
+        pollster::block_on(gpu.download::<f32>(std::slice::from_ref(&tensor.buffer))).unwrap().remove(0);
+    let parts = all.chunks_exact(tensor.stride() as usize).map(|row| row.split_at(tensor.cols as usize));
+    assert!(parts.clone().all(|(_, padding)| padding.iter().all(|value| *value == 0.0)), "padding written");
+    parts.take(rows).flat_map(|(row, _)| row).copied().collect()
+}
+
+/// `count` numbers in -1..1, a function of the seed.
+pub fn noise(seed: u64, count: usize) -> Vec<f32> {
+    let mix = |i: u64| {
+        let mut z = (seed << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count as u64).map(mix).collect()
+}

@@ -1,0 +1,201 @@
+//! RoPE with the KV write, SwiGLU and residual add against `reference/`, on the device as it is and
+//! with floor limits and every optional path off.
+
+mod device;
+
+use device::{FLOOR, GPU, difference, download, largest, noise};
+use mistral_wgpu::{gpu::*, ops::*, reference, tensor::Tensor};
+
+/// What an untouched word of the KV cache holds.
+const UNTOUCHED: u32 = 0xdead_beef;
+
+/// A slot in no segment.
+const NOWHERE: u32 = 1 << 20;
+
+fn replay(gpu: &Gpu, rows: usize, record: impl FnOnce(&mut Recording)) {
+    let mut recording = Recording::default();
+    record(&mut recording);
+    gpu.replay(&recording, &[rows as u64, 0, 0], None).unwrap();
+}
+
+/// The numbers of a KV buffer in f32, `None` where nothing was written.
+fn numbers(kv: KvFormat, words: &[u32]) -> Vec<Option<f32>> {
+    let half = |bits: u32| reference::f16_load(bits as u16);
+    let of = |word: u32| match (word, kv) {
+        (UNTOUCHED, KvFormat::F16) => vec![None, None],
+        (UNTOUCHED, KvFormat::F32) => vec![None],
+        (word, KvFormat::F16) => vec![Some(half(word & 0xffff)), Some(half(word >> 16))],
+        (word, KvFormat::F32) => vec![Some(f32::from_bits(word))],
+    };
+    words.iter().flat_map(|word| of(*word)).collect()
+}
+
+/// Replays the operation once for rows at `positions` and `slots` over segments of two pages each.
+/// Returns q and the k and v of all segments one after the other.
+fn rope_kv(
+    gpu: &Gpu,
+    shape: AttentionShape,
+    qkv: &[f32],
+    rows: &[(u32, u32)],
+    segments: u32,
+    rope: &Buffer,
+) -> (Vec<f32>, Vec<Option<f32>>, Vec<Option<f32>>) {
+    let cols = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+    let qkv = Tensor::from_values(gpu, "qkv", qkv, cols).unwrap();
+    let q = Tensor::zeros(gpu, "q", qkv.rows, shape.heads * shape.head_dim).unwrap();
+    let row = |&(position, slot)| Row { token: 0, position, slot, adapter: 0, partial: 0, partials: 0 };
+    let untouched = vec![UNTOUCHED; 2 * shape.page_bytes() as usize / 4];
+    let segments: Vec<_> = (0..segments)
+        .map(|segment| KvSegment {
+            k: gpu.upload("k", &untouched).unwrap(),
+            v: gpu.upload("v", &untouched).unwrap(),
+            first_slot: segment * 2 * PAGE,
+            slots: 2 * PAGE,
+        })
+        .collect();
+    replay(gpu, rows.len(), |recording| {
+        let rows = gpu.upload("rows", &rows.iter().map(row).collect::<Vec<_>>()).unwrap();
+        RopeKv { qkv: &qkv, q: &q, rows: &rows, rope, segments: &segments, shape }
+            .record(gpu, recording)
+            .unwrap();
+    });
+    let all = |of: fn(&KvSegment) -> &Buffer| {
+        let buffers: Vec<_> = segments.iter().map(|segment| of(segment).clone()).collect();
+        numbers(shape.kv, &pollster::block_on(gpu.download::<u32>(&buffers)).unwrap().concat())
+    };
+    (download(gpu, &q, rows.len()), all(|segment| &segment.k), all(|segment| &segment.v))
+}
+
+#[test]
+fn rope_and_kv_write() {
+    for (head_dim, group, segments) in [(16, 1, 3), (18, 5, 3), (80, 3, 1), (128, 4, 2)] {
+        for kv in KvFormat::all() {
+            let shape = AttentionShape { heads: 2 * group, kv_heads: 2, head_dim, kv };
+            check_rope_kv(shape, segments);
+        }
+    }
+}
+
+fn check_rope_kv(shape: AttentionShape, segments: u32) {
+    let AttentionShape { heads, kv_heads, head_dim, kv } = shape;
+    let (heads, kv_heads, head_dim) = (heads as usize, kv_heads as usize, head_dim as usize);
+    // Positions and slots.
+    let rows = [(0, 5), (1, 40), (31_999, 0), (40_000, 2 * PAGE * segments - 1), (77, NOWHERE)];
+    let (cos, sin) = reference::rope_table(head_dim, 1e4, 0..=40_000);
+    let table: Vec<[f32; 2]> = cos.iter().zip(&sin).map(|(cos, sin)| [*cos, *sin]).collect();
+    let cols = (heads + 2 * kv_heads) * head_dim;
+    let qkv = noise(head_dim as u64, rows.len() * cols);
+
+    let (cos, sin) = reference::rope_table(head_dim, 1e4, rows.iter().map(|(position, _)| *position));
+    let part = |from: usize, count: usize| -> Vec<f32> {
+        qkv.chunks_exact(cols).flat_map(|row| &row[from * head_dim..][..count * head_dim]).copied().collect()
+    };
+    let (mut q, mut k, v) = (part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads));
+    reference::rope(&mut q, &cos, &sin, heads, head_dim);
+    reference::rope(&mut k, &cos, &sin, kv_heads, head_dim);
+
+    for gpu in [&*GPU, &*FLOOR] {
+        let rope = gpu.upload("rope", &table).unwrap();
+        let (found_q, found_k, found_v) = rope_kv(gpu, shape, &qkv, &rows, segments, &rope);
+        let error = difference(&found_q, &q) / largest(&q);
+        assert!(error <= 2e-7, "{shape:?}: q off by {error:e}");
+
+        // Half a unit in the last place of a f16, subnormals included, on top of the rotation's error.
+        let rounding = |value: f32| match kv {
+            KvFormat::F16 => value.abs() / 2048.0 + 3e-8,
+            KvFormat::F32 => 0.0,
+        };
+        for (found, expected, rotation) in [(&found_k, &k, 3e-7), (&found_v, &v, 0.0)] {
+            let mut written = 0;
+            for (row, (_, slot)) in rows.iter().enumerate().filter(|(_, (_, slot))| *slot != NOWHERE) {
+                let (page, place) = (slot / PAGE, slot % PAGE);
+                for head in 0..kv_heads {
+                    let at = ((page as usize * kv_heads + head) * PAGE as usize + place as usize) * head_dim;
+                    for dim in 0..head_dim {
+                        let expected = expected[(row * kv_heads + head) * head_dim + dim];
+                        let found = found[at + dim].expect("written");
+                        let bound = rounding(expected) + rotation;
+                        assert!((found - expected).abs() <= bound, "{shape:?}: {found}, expected {expected}");
+                        written += 1;
+                    }
+                }
+            }
+            assert_eq!(found.iter().flatten().count(), written, "{shape:?}: other slots untouched");
+        }
+    }
+}
+
+/// Every f16 with the numbers half way to the next, just below and just above, and what is beyond
+/// the range: stored as the reference stores it.
+#[test]
+fn f16_store_rounds_to_nearest_even_and_clamps() {
+    let next = |value: f32, step: i32| f32::from_bits((value.to_bits() as i32 + step) as u32);
+    let around = |bits: u16| {
+        let value = reference::f16_load(bits);
+        let middle = (value + reference::f16_load(bits + 1)) / 2.0;
+        [value, middle, next(middle, -1), next(middle, 1)]
+    };
+    let mut values: Vec<f32> = (0..0x7bff).flat_map(around).collect();
+    values.extend([65504.0, 65519.9, 65520.0, 1e6, f32::MAX, f32::MIN_POSITIVE, 1e-30, 2e-8, 3e-8]);
+    values.extend(values.clone().iter().map(|value| -value));
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 256, kv: KvFormat::F16 };
+    let rope = vec![[1.0f32, 0.0]; 128];
+    for gpu in [&*GPU, &*FLOOR] {
+        let rope = gpu.upload("rope", &rope).unwrap();
+        for values in values.chunks(32 * 256) {
+            let count = values.len().div_ceil(256);
+            let mut qkv = vec![0.0; count * 768];
+            for (row, values) in qkv.chunks_exact_mut(768).zip(values.chunks(256)) {
+                row[512..][..values.len()].copy_from_slice(values);
+            }
+            let rows: Vec<_> = (0..count as u32).map(|slot| (0, slot)).collect();
+            let (_, _, found) = rope_kv(gpu, shape, &qkv, &rows, 1, &rope);
+            for (value, found) in values.iter().zip(found) {
+                let expected = reference::f16_load(reference::f16_store(*value));
+                assert_eq!(found.unwrap().to_bits(), expected.to_bits(), "{value:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu() {
+    for cols in [1, 100, 300] {
+        let mut gates = noise(cols as u64, 4 * 2 * cols);
+        for (index, value) in gates.iter_mut().enumerate() {
+            *value *= [1.0, 10.0, 80.0, 1e4][index % 4];
+        }
+        let expected = reference::swiglu(&gates[..3 * 2 * cols], cols);
+        for gpu in [&*GPU, &*FLOOR] {
+            let gate_up = Tensor::from_values(gpu, "gate_up", &gates, 2 * cols as u32).unwrap();
+            let out = Tensor::zeros(gpu, "out", 4, cols as u32).unwrap();
+            replay(gpu, 3, |recording| {
+                Swiglu { gate_up: &gate_up, out: &out }.record(gpu, recording).unwrap();
+            });
+            let found = download(gpu, &out, 4);
+            for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // WGSL's exp is right to 3 + 2 |x| units in the last place.
+                let gate = gates[index / cols * 2 * cols + index % cols];
+                let bound = (6.0 + 2.0 * gate.abs().min(88.0)) * f32::EPSILON * expected.abs() + 1e-30;
+                assert!((found - expected).abs() <= bound, "gate {gate}: {found}, expected {expected}");
+            }
+            assert_eq!(found[3 * cols..], vec![0.0; cols], "rows beyond the batch");
+        }
+    }
+}
+
+#[test]
+fn residual_add() {
+    for cols in [1, 100, 300] {
+        let (mut expected, delta) = (noise(1, 4 * cols), noise(2, 4 * cols));
+        for gpu in [&*GPU, &*FLOOR] {
+            let x = Tensor::from_values(gpu, "x", &expected, cols as u32).unwrap();
+            let delta_tensor = Tensor::from_values(gpu, "delta", &delta, cols as u32).unwrap();
+            replay(gpu, 3, |recording| {
+                ResidualAdd { x: &x, delta: &delta_tensor }.record(gpu, recording).unwrap();
+            });
+            reference::residual_add(&mut expected[..3 * cols], &delta[..3 * cols]);
+            assert_eq!(download(gpu, &x, 4), expected);
+        }
+    }
+}
