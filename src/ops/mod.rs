@@ -13,7 +13,6 @@ mod top_k;
 mod variant;
 
 pub use adjust_logits::{ADJUST_LOGITS, AdjustLogits, Adjustments, RowAdjustments};
-
 pub use attention::{ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention};
 pub use batch::{KEY_SPLIT, PAGE, QUERY_TILE, Row, RowCount, WorkItem, count};
 pub use kv::{AttentionShape, KvFormat, KvSegment};
