@@ -4,21 +4,27 @@
 mod adjust_logits;
 mod attention;
 mod batch;
+mod embedding;
 mod kv;
+mod matmul;
 mod residual_add;
 mod rms_norm;
 mod rope_kv;
 mod swiglu;
 mod top_k;
 mod variant;
+mod weight;
 
 pub use adjust_logits::{ADJUST_LOGITS, AdjustLogits, Adjustments, RowAdjustments};
 pub use attention::{ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention};
 pub use batch::{KEY_SPLIT, PAGE, QUERY_TILE, Row, RowCount, WorkItem, count};
+pub use embedding::{EMBEDDING, Embedding};
 pub use kv::{AttentionShape, KvFormat, KvSegment};
+pub use matmul::{MAT_MAT, MAT_VEC, MatVecShape, Matmul};
 pub use residual_add::{RESIDUAL_ADD, ResidualAdd};
 pub use rms_norm::{RMS_NORM, RmsNorm, RmsNormShape};
 pub use rope_kv::{ROPE_KV, RopeKv};
 pub use swiglu::{SWIGLU, Swiglu};
 pub use top_k::{Candidates, MAX_K, TOP_K, TopK, TopKHeader, TopKRecord, TopKRow};
 pub use variant::{Operation, Variant};
+pub use weight::{FILL, Weight, WeightPart};

@@ -1,0 +1,22 @@
+// y's row i is the weight's row rows[i].token, one workgroup per token; tokens of other parts are left alone.
+import package::generated::{EmbeddingParams, QUADS, Row, WORKGROUP};
+import package::weight::{weight_quad, weight_scale};
+
+@group(0) @binding(2) var<uniform> params: EmbeddingParams;
+@group(0) @binding(3) var<storage, read> rows: array<Row>;      // [tokens]
+@group(0) @binding(4) var<storage, read_write> y: array<vec4f>; // [tokens, blocks * QUADS]
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
+    // Wraps around to a large number for tokens before this part.
+    let row = rows[workgroup.x].token - params.first_row;
+    if row >= params.rows {
+        return;
+    }
+    for (var i = index; i < params.blocks * QUADS; i += WORKGROUP) {
+        let block = row * params.blocks + i / QUADS;
+        let value = weight_scale(block) * weight_quad(block, i % QUADS);
+        let inside = vec4u(4u * i) + vec4u(0u, 1u, 2u, 3u) < vec4u(params.cols);
+        y[workgroup.x * params.blocks * QUADS + i] = select(vec4f(), value, inside);
+    }
+}

@@ -1,0 +1,105 @@
+// y = x · weightᵀ for COLS rows of x. A workgroup computes ROWS outputs of each; its invocations share
+// out the blocks of a weight row and then add up their sums.
+//
+// Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
+// row of x gives the same bits whatever rows it is batched with.
+import package::generated::{COLS, MatmulParams, QUADS, ROWS, WORKGROUP};
+import package::weight::{weight_quad, weight_scale};
+
+@group(0) @binding(2) var<uniform> params: MatmulParams;
+@group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [COLS, blocks * QUADS]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [COLS, y_stride]
+
+const SUMS = COLS * ROWS;
+
+@if(subgroup) var<workgroup> partial_sums: array<array<f32, SUMS>, WORKGROUP>; // one per subgroup, subgroups of one at worst
+@else var<workgroup> partial_sums: array<array<f32, SUMS>, WORKGROUP>;         // one per invocation
+
+struct Invocation {
+    @builtin(local_invocation_index) index: u32,
+    @if(subgroup) @builtin(subgroup_invocation_id) lane: u32,
+    @if(subgroup) @builtin(subgroup_id) subgroup: u32,
+    @if(subgroup) @builtin(num_subgroups) subgroups: u32,
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
+    let first = workgroup.x * ROWS;
+    var sums: array<f32, SUMS>; // [ROWS, COLS]
+    for (var block = invocation.index; block < params.blocks; block += WORKGROUP) {
+        var block_sums: array<f32, SUMS>;
+        for (var j = 0u; j < QUADS; j++) {
+            var quads: array<vec4f, COLS>;
+            for (var col = 0u; col < COLS; col++) {
+                quads[col] = x[(col * params.blocks + block) * QUADS + j];
+            }
+            for (var row = 0u; row < ROWS; row++) {
+                let w = weight_quad(block_of(first + row, block), j);
+                for (var col = 0u; col < COLS; col++) {
+                    let v = quads[col];
+                    let at = row * COLS + col;
+                    block_sums[at] = fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, block_sums[at]))));
+                }
+            }
+        }
+        for (var row = 0u; row < ROWS; row++) {
+            let scale = weight_scale(block_of(first + row, block));
+            for (var col = 0u; col < COLS; col++) {
+                let at = row * COLS + col;
+                sums[at] = fma(scale, block_sums[at], sums[at]);
+            }
+        }
+    }
+    reduce(&sums, invocation);
+
+    let row = first + invocation.index / COLS;
+    if invocation.index < SUMS && row < params.rows {
+        let col = invocation.index % COLS;
+        y[col * params.y_stride + params.first_row + row] = total(invocation);
+    }
+}
+
+// Number of a block in the weight. Rows past the end repeat the last one; nobody writes their outputs.
+fn block_of(row: u32, block: u32) -> u32 {
+    return min(row, params.rows - 1u) * params.blocks + block;
+}
+
+@if(subgroup)
+fn reduce(sums: ptr<function, array<f32, SUMS>>, invocation: Invocation) {
+    for (var i = 0u; i < SUMS; i++) {
+        let sum = subgroupAdd((*sums)[i]);
+        if invocation.lane == 0u {
+            partial_sums[invocation.subgroup][i] = sum;
+        }
+    }
+    workgroupBarrier();
+}
+
+// Halves the number of partial sums in each round: 8 values take 3 rounds, 0+4 1+5 2+6 3+7, 0+2 1+3, 0+1.
+@else
+fn reduce(sums: ptr<function, array<f32, SUMS>>, invocation: Invocation) {
+    partial_sums[invocation.index] = *sums;
+    workgroupBarrier();
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
+        if invocation.index < half {
+            for (var i = 0u; i < SUMS; i++) {
+                partial_sums[invocation.index][i] += partial_sums[invocation.index + half][i];
+            }
+        }
+        workgroupBarrier();
+    }
+}
+
+// The sum that this invocation writes, once `reduce` is done.
+@if(subgroup)
+fn total(invocation: Invocation) -> f32 {
+    var total = 0.0;
+    for (var i = 0u; i < invocation.subgroups; i++) {
+        total += partial_sums[i][invocation.index];
+    }
+    return total;
+}
+@else
+fn total(invocation: Invocation) -> f32 {
+    return partial_sums[0][invocation.index];
+}

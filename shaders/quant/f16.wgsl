@@ -1,0 +1,19 @@
+// f16: word i of a block holds weights 2i (low half) and 2i + 1 (high half).
+import package::quant::layout::{code_index, half_of, half_value};
+
+@group(0) @binding(0) var<storage, read> codes: array<u32>; // [rows, blocks, 16]
+
+fn weight_scale(block: u32) -> f32 {
+    return 1.0;
+}
+
+// Weights 4j to 4j + 3 of a block, before scaling.
+fn weight_quad(block: u32, j: u32) -> vec4f {
+    let at = code_index(block, 2u * j);
+    let low = codes[at];
+    let high = codes[at + 1u];
+    return vec4f(
+        half_value(half_of(low, 0u)), half_value(half_of(low, 1u)),
+        half_value(half_of(high, 0u)), half_value(half_of(high, 1u)),
+    );
+}

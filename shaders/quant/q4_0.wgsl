@@ -1,0 +1,16 @@
+// q4_0: byte i of a block, low bytes first, holds weight i (low half) and weight 16 + i (high half), plus 8.
+import package::quant::layout::{code_index, half_of, half_value};
+
+@group(0) @binding(0) var<storage, read> codes: array<u32>;  // [rows, blocks, 4]
+@group(0) @binding(1) var<storage, read> scales: array<u32>; // [rows, blocks] halves, two a word
+
+fn weight_scale(block: u32) -> f32 {
+    return half_value(half_of(scales[block / 2u], block));
+}
+
+// Weights 4j to 4j + 3 of a block, before scaling. Quad 5, weights 20 to 23, is the high halves of word 1:
+// 0x80907060 gives 6, 7, 9, 8 and less 8: -2, -1, 1, 0.
+fn weight_quad(block: u32, j: u32) -> vec4f {
+    let word = codes[code_index(block, j % 4u)] >> (4u * (j / 4u));
+    return vec4f((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u)) - 8.0;
+}

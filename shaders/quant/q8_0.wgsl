@@ -1,0 +1,15 @@
+// q8_0: byte i of a block, low bytes first, is weight i as a signed integer.
+import package::quant::layout::{code_index, half_of, half_value};
+
+@group(0) @binding(0) var<storage, read> codes: array<u32>;  // [rows, blocks, 8]
+@group(0) @binding(1) var<storage, read> scales: array<u32>; // [rows, blocks] halves, two a word
+
+fn weight_scale(block: u32) -> f32 {
+    return half_value(half_of(scales[block / 2u], block));
+}
+
+// Weights 4j to 4j + 3 of a block, before scaling: 0x0000fe01 is 1, -2, 0, 0.
+fn weight_quad(block: u32, j: u32) -> vec4f {
+    let bytes = vec4u(codes[code_index(block, j)]) << vec4u(24u, 16u, 8u, 0u);
+    return vec4f(bitcast<vec4i>(bytes) >> vec4u(24u));
+}

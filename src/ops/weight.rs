@@ -1,0 +1,237 @@
+//! Quantized weight matrices on the device.
+
+use std::ops::Range;
+
+use super::{Operation, Variant};
+use crate::{
+    Error, ErrorKind, Result,
+    gpu::{Buffer, Cost, Extent, Gpu, KernelKey, Recording, SHADERS, Step},
+    quant::{BLOCK, Format, Matrix},
+    uniform,
+};
+
+/// Most bytes in a plane of a part, whatever the device could bind: one step over it stays short.
+const PART_BYTES: u64 = 128 << 20;
+
+/// Most rows of a part: even, and within the workgroups that every device has in one dimension.
+const PART_ROWS: u64 = 65_534;
+
+/// Four weights, what the shaders decode at once; this many are a block.
+pub(super) const QUADS: u32 = BLOCK as u32 / 4;
+
+/// A weight matrix `[rows, cols]`, every row padded to whole blocks, split by rows into parts.
+#[derive(Debug)]
+pub struct Weight {
+    /// How blocks are stored.
+    pub format: &'static Format,
+    /// Number of rows: outputs of a product, tokens of an embedding.
+    pub rows: u32,
+    /// Number of columns.
+    pub cols: u32,
+    /// In the order of their rows.
+    pub parts: Vec<WeightPart>,
+}
+
+/// Neighbouring rows of a [`Weight`], small enough to be bound by a kernel.
+#[derive(Debug)]
+pub struct WeightPart {
+    /// Its first row in the whole matrix, even.
+    pub first_row: u32,
+    /// Number of rows.
+    pub rows: u32,
+    /// `[rows, blocks, code_words]` words.
+    pub codes: Buffer,
+    /// `[rows, blocks]` bits of `f16`, two a word, in formats that have scales.
+    pub scales: Option<Buffer>,
+}
+
+impl Weight {
+    /// Room for a matrix, zeroed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] when the device has no room or two rows alone exceed a binding; as
+    /// [`Gpu::allocate`].
+    pub fn allocate(gpu: &Gpu, label: &str, format: &'static Format, rows: u32, cols: u32) -> Result<Self> {
+        Self::allocate_parts(gpu, label, format, rows, cols, gpu.limits().binding.min(PART_BYTES))
+    }
+
+    /// As [`Weight::allocate`], with parts of at most `part_bytes` in a plane.
+    ///
+    /// # Errors
+    /// As [`Weight::allocate`].
+    pub fn allocate_parts(
+        gpu: &Gpu,
+        label: &str,
+        format: &'static Format,
+        rows: u32,
+        cols: u32,
+        part_bytes: u64,
+    ) -> Result<Self> {
+        let row_bytes = 4 * format.code_words as u64 * format.blocks(cols as usize) as u64;
+        let part_rows = (part_bytes / row_bytes.max(1)).min(PART_ROWS) as u32 & !1;
+        if part_rows == 0 {
+            let expected = format!("at most {part_bytes} bytes in two rows");
+            let found = format!("{} bytes", 2 * row_bytes);
+            return Err(Error::expected(ErrorKind::OutOfMemory, label, expected, found));
+        }
+        let part = |first_row: u32| {
+            let rows = part_rows.min(rows - first_row);
+            let planes = format.plane_bytes(rows as usize, cols as usize);
+            let (codes, scales) = planes.expect("no more than the bytes of a part");
+            Ok(WeightPart {
+                first_row,
+                rows,
+                codes: gpu.allocate(label, codes)?,
+                scales: if scales > 0 { Some(gpu.allocate(label, scales)?) } else { None },
+            })
+        };
+        let parts = (0..rows).step_by(part_rows as usize).map(part).collect::<Result<_>>()?;
+        Ok(Self { format, rows, cols, parts })
+    }
+
+    /// A copy of `matrix` on the device.
+    ///
+    /// # Errors
+    /// As [`Weight::allocate`].
+    pub fn from_matrix(gpu: &Gpu, label: &str, matrix: &Matrix) -> Result<Self> {
+        let weight = Self::allocate(gpu, label, matrix.format, matrix.rows as u32, matrix.cols as u32)?;
+        weight.write_rows(gpu, 0, &matrix.codes, &matrix.scales);
+        Ok(weight)
+    }
+
+    /// Writes whole rows, from the even row `first_row` on, as many as `codes` and `scales` hold: an
+    /// even number, unless they are the last.
+    ///
+    /// # Panics
+    /// When the rows do not lie inside, or begin or end where they may not.
+    pub fn write_rows(&self, gpu: &Gpu, first_row: u32, codes: &[u32], scales: &[u16]) {
+        let blocks = self.blocks() as usize;
+        let (row_codes, row_scales) = (blocks * self.format.code_words, blocks * self.format.scale_halves);
+        let end_row = first_row + (codes.len() / row_codes) as u32;
+        assert!(first_row.is_multiple_of(2) && end_row <= self.rows, "rows {first_row}..{end_row}");
+        assert!(end_row.is_multiple_of(2) || end_row == self.rows, "rows {first_row}..{end_row}");
+        assert_eq!(scales.len(), (end_row - first_row) as usize * row_scales, "scales");
+        for part in &self.parts {
+            let begin = first_row.max(part.first_row);
+            let end = end_row.min(part.first_row + part.rows);
+            if begin >= end {
+                continue;
+            }
+            let offset = u64::from(begin - part.first_row);
+            let of = |elements: usize| -> Range<usize> {
+                (begin - first_row) as usize * elements..(end - first_row) as usize * elements
+            };
+            gpu.write(&part.codes, offset * 4 * row_codes as u64, &codes[of(row_codes)]);
+            if let Some(plane) = &part.scales {
+                let at = offset * 2 * row_scales as u64;
+                let (words, odd) = scales[of(row_scales)].as_chunks::<2>();
+                gpu.write(plane, at, words);
+                if let [last] = odd {
+                    gpu.write(plane, at + 4 * words.len() as u64, &[*last, 0]);
+                }
+            }
+        }
+    }
+
+    /// Memory of all planes, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(WeightPart::bytes).sum()
+    }
+
+    /// Blocks in a row.
+    pub(super) fn blocks(&self) -> u32 {
+        self.cols.div_ceil(BLOCK as u32)
+    }
+
+    /// Fills the matrix with random weights of mean 0 and about the given standard deviation, on the
+    /// device: each block is one of a pool that is encoded on the host. Padding is random, too.
+    ///
+    /// # Errors
+    /// As [`Gpu::replay`] and [`Step::new`].
+    pub fn fill_random(&self, gpu: &Gpu, seed: u32, standard_deviation: f32) -> Result<()> {
+        let pool = Matrix::encode(
+            self.format,
+            POOL as usize,
+            BLOCK,
+            &uniform_values(seed, POOL as usize * BLOCK, standard_deviation),
+        );
+        let pool_scales: Vec<u32> = pool.scales.iter().map(|scale| u32::from(*scale)).collect();
+        let pool_codes = gpu.upload("pool", &pool.codes)?;
+        let pool_scales = gpu.upload("pool", &pool_scales)?;
+        let (_, kernel) = FILL.choose(gpu, &self.format)?;
+        let mut recording = Recording::default();
+        for part in &self.parts {
+            let blocks = part.rows * self.blocks();
+            let first_block = part.first_row.wrapping_mul(self.blocks());
+            let params = gpu.uniform(&FillParams { blocks, first_block, seed })?;
+            let mut bindings = vec![("codes", &part.codes), ("params", &params), ("pool_codes", &pool_codes)];
+            if let Some(scales) = &part.scales {
+                bindings.extend([("scales", scales), ("pool_scales", &pool_scales)]);
+            }
+            let workgroups = blocks.div_ceil(2 * FILL_WORKGROUP).min(PART_ROWS as u32);
+            let cost = Cost { fixed: part.bytes() as f64, ..Cost::default() };
+            let grid = [workgroups, 1, 1].map(Extent::Fixed);
+            recording.push(Step::new(gpu, "fill", kernel.clone(), &bindings, grid, cost)?);
+        }
+        gpu.replay(&recording, &[0], None)
+    }
+}
+
+impl WeightPart {
+    /// Memory of its planes, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.codes.size() + self.scales.as_ref().map_or(0, Buffer::size)
+    }
+
+    /// Its planes by the names that the shaders of `quant/` give them.
+    pub(super) fn bindings(&self) -> impl Iterator<Item = (&'static str, &Buffer)> {
+        [("codes", &self.codes)].into_iter().chain(self.scales.as_ref().map(|scales| ("scales", scales)))
+    }
+}
+
+/// A key whose shader decodes weights of `format` through `package::weight`.
+pub(super) fn weight_key(shader: &'static str, format: &'static Format) -> KernelKey {
+    let mut modules = SHADERS.iter().map(|(name, _)| *name);
+    let decoder = modules.find(|name| name.strip_prefix("quant/") == Some(format.name));
+    KernelKey::new(shader)
+        .mount("weight", decoder.expect("every format has its shader"))
+        .constant("CODE_WORDS", format.code_words as u32)
+        .constant("QUADS", QUADS)
+}
+
+uniform! {
+    struct FillParams { blocks: u32, first_block: u32, seed: u32 }
+}
+
+/// Blocks to choose from.
+const POOL: u32 = 1024;
+
+const FILL_WORKGROUP: u32 = 64;
+
+/// The table of variants of [`Weight::fill_random`].
+pub static FILL: Operation<&Format> = Operation {
+    name: "fill",
+    variants: &[Variant {
+        name: "baseline",
+        fits: |_| true,
+        key: |format| {
+            KernelKey::new("fill")
+                .with::<FillParams>()
+                .constant("WORKGROUP", FILL_WORKGROUP)
+                .constant("POOL", POOL)
+                .constant("CODE_WORDS", format.code_words as u32)
+                .flag("scales", format.scale_halves > 0)
+        },
+    }],
+};
+
+/// Values evenly spread over ±√3 standard deviations.
+fn uniform_values(seed: u32, count: usize, standard_deviation: f32) -> Vec<f32> {
+    // A linear congruential generator modulo 2⁶⁴ (Knuth's MMIX multiplier), of which the high bits are used.
+    let mut state = u64::from(seed);
+    let mut unit = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| unit() * standard_deviation * 3f32.sqrt()).collect()
+}

@@ -1,0 +1,267 @@
+//! Products and embedding: every variant × format × odd shape against `reference/`, on the device.
+
+use std::sync::LazyLock;
+
+use mistral_wgpu::{
+    gpu::*,
+    ops::*,
+    quant::{BLOCK, FORMATS, Format, Matrix, by_name},
+    reference,
+    tensor::Tensor,
+};
+use pollster::block_on;
+
+static GPU: LazyLock<Gpu> = LazyLock::new(|| open(&GpuOptions::default()));
+
+fn open(options: &GpuOptions) -> Gpu {
+    block_on(Gpu::open(options)).unwrap()
+}
+
+/// Weight shapes: rows and columns that fill no tile, no block, or exactly one.
+const SHAPES: [(u32, u32); 6] = [(1, 32), (3, 40), (33, 96), (100, 260), (64, 64), (130, 2080)];
+
+/// Numbers in ±1 that differ for every seed.
+fn random(seed: u32, count: usize) -> Vec<f32> {
+    let mut state = u64::from(seed) << 32 | 0x9e37;
+    let mut next = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
+    let values = random(rows * 7 + cols, (rows * cols) as usize);
+    Matrix::encode(format, rows as usize, cols as usize, &values)
+}
+
+/// A device on which `name` is the only variant of its operation.
+fn only(operation: &str, name: &str, variants: impl Iterator<Item = &'static str>) -> Gpu {
+    let gpu = open(&GpuOptions::default());
+    for other in variants.filter(|other| *other != name) {
+        gpu.reject(format!("{operation}/{other}"));
+    }
+    gpu
+}
+
+/// Runs a product over all rows of `x` with `rows` rows in `y`, of which the product writes as many as
+/// `count` says: the rest stays what it was, NaN.
+fn product(gpu: &Gpu, weight: &Weight, x: &[f32], rows: RowCount, y_rows: u32) -> Vec<f32> {
+    let x = Tensor::from_values(gpu, "x", x, weight.cols).unwrap();
+    let untouched = vec![f32::NAN; (y_rows * weight.rows) as usize];
+    let y = Tensor::from_values(gpu, "y", &untouched, weight.rows).unwrap();
+    let counts = [0, x.rows];
+    let buffer = gpu.upload("counts", &counts).unwrap();
+    let mut recording = Recording::default();
+    let matmul = Matmul { weight, x: &x, y: &y, rows, counts: &buffer, label: "test" };
+    matmul.record(gpu, &mut recording).unwrap();
+    assert_eq!(recording.dispatches(), weight.parts.len());
+    gpu.replay(&recording, &counts.map(u64::from), None).unwrap();
+    block_on(y.download(gpu, y_rows)).unwrap()
+}
+
+/// Every output within `bound × Σ|w·x|` of the reference.
+fn assert_product(found: &[f32], matrix: &Matrix, x: &[f32], what: &str) {
+    const BOUND: f32 = 6e-7;
+    let absolute: Vec<f32> = (0..matrix.rows).flat_map(|row| matrix.row(row)).map(f32::abs).collect();
+    let magnitudes = Matrix::encode(by_name("f32").unwrap(), matrix.rows, matrix.cols, &absolute);
+    let sizes = reference::matmul(&magnitudes, &x.iter().map(|x| x.abs()).collect::<Vec<_>>());
+    let expected = reference::matmul(matrix, x);
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let error = (found - expected).abs();
+        assert!(error <= BOUND * sizes[index], "{what}: output {index} is {found}, expected {expected}");
+    }
+}
+
+/// Every variant of both products, every format and shape, with these rows of activations.
+fn check_products(gpu: &Gpu, few: &[u32], many: &[u32]) {
+    let mut checked = 0;
+    for format in FORMATS {
+        for (rows, cols) in SHAPES {
+            let matrix = matrix(format, rows, cols);
+            let weight = Weight::from_matrix(gpu, "weight", &matrix).unwrap();
+            let counts = few.iter().map(|n| (*n, RowCount::Few(*n)));
+            for (n, count) in counts.chain(many.iter().map(|n| (*n, RowCount::Many(1)))) {
+                let x = random(n, (n * cols) as usize);
+                let y = product(gpu, &weight, &x, count, n);
+                assert_product(&y, &matrix, &x, &format!("{} {rows}x{cols}, {count:?} {n}", format.name));
+                checked += 1;
+            }
+        }
+    }
+    assert_eq!(checked, FORMATS.len() * SHAPES.len() * (few.len() + many.len()));
+}
+
+#[test]
+fn mat_vec() {
+    let shape = MatVecShape { format: FORMATS[0], cols: 1 };
+    for variant in MAT_VEC.runnable(&GPU, &shape) {
+        let gpu = only("mat_vec", variant.name, MAT_VEC.variants.iter().map(|variant| variant.name));
+        assert_eq!(MAT_VEC.choose(&gpu, &shape).unwrap().0.name, variant.name);
+        check_products(&gpu, &[1, 2, 3, 4, 5, 6, 7, 8], &[]);
+    }
+}
+
+#[test]
+fn mat_mat() {
+    for variant in MAT_MAT.runnable(&GPU, &FORMATS[0]) {
+        let gpu = only("mat_mat", variant.name, MAT_MAT.variants.iter().map(|variant| variant.name));
+        check_products(&gpu, &[], &[1, 9, 17, 64, 70]);
+    }
+}
+
+#[test]
+fn on_floor_limits_without_anything_optional() {
+    let all = open(&GpuOptions::default()).capabilities();
+    let gpu = open(&GpuOptions { floor_limits: true, disable: all, ..Default::default() });
+    assert_eq!(gpu.limits().workgroup_memory, 16 << 10);
+    assert_eq!(gpu.capabilities(), Capabilities::default());
+    check_products(&gpu, &[1, 8], &[33]);
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_every_small_batch() {
+    let shape = MatVecShape { format: FORMATS[0], cols: 1 };
+    for variant in MAT_VEC.runnable(&GPU, &shape) {
+        let gpu = only("mat_vec", variant.name, MAT_VEC.variants.iter().map(|variant| variant.name));
+        for format in FORMATS {
+            let (rows, cols) = (37, 4128);
+            let weight = Weight::from_matrix(&gpu, "weight", &matrix(format, rows, cols)).unwrap();
+            let x = random(5, 8 * cols as usize);
+            let alone: Vec<f32> = x
+                .chunks_exact(cols as usize)
+                .flat_map(|x| product(&gpu, &weight, x, RowCount::Few(1), 1))
+                .collect();
+            for n in 2..=8 {
+                let y = product(&gpu, &weight, &x[..(n * cols) as usize], RowCount::Few(n), n);
+                let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                assert_eq!(
+                    bits(&y),
+                    bits(&alone[..(n * rows) as usize]),
+                    "{}/{} {n}",
+                    variant.name,
+                    format.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_beyond_the_count_are_not_written() {
+    let matrix = matrix(by_name("q8_0").unwrap(), 33, 96);
+    let weight = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
+    let x = random(1, 5 * 96);
+    let y = product(&GPU, &weight, &x, RowCount::Many(1), 40);
+    assert_product(&y[..5 * 33], &matrix, &x, "counted");
+    assert!(y[5 * 33..].iter().all(|y| y.is_nan()));
+}
+
+/// Products with unit vectors read a weight's columns back, exactly.
+#[test]
+fn every_code_and_subnormal_scale_is_exact() {
+    let identity: Vec<f32> =
+        (0..BLOCK * BLOCK).map(|i| f32::from(u8::from(i % BLOCK == i / BLOCK))).collect();
+    for format in FORMATS {
+        // Normal, largest subnormal, smallest subnormal, negative subnormal, negative, zero, largest.
+        let halves = [0x2e66u16, 0x03ff, 0x0001, 0x8003, 0xb800, 0x0000, 0x7bff, 0x0400];
+        let mut matrix = matrix(format, halves.len() as u32, BLOCK as u32);
+        if format.scale_halves > 0 {
+            matrix.scales.copy_from_slice(&halves);
+            let codes = matrix.codes.iter_mut().enumerate();
+            codes.for_each(|(i, word)| *word = (i as u32).wrapping_mul(0x9e37_79b9) ^ 0x807f_ff01);
+        } else if format.name == "f16" {
+            let pairs = |i: usize| u32::from(halves[i % 8]) | u32::from(halves[(i / 8) % 8]) << 16;
+            matrix.codes.iter_mut().enumerate().for_each(|(i, word)| *word = pairs(i));
+        }
+        let weight = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
+        let expected: Vec<f32> = reference::matmul(&matrix, &identity);
+        let many = product(&GPU, &weight, &identity, RowCount::Many(1), BLOCK as u32);
+        assert_eq!(many, expected, "{}", format.name);
+        let few: Vec<f32> =
+            identity.chunks(8 * BLOCK).flat_map(|x| product(&GPU, &weight, x, RowCount::Few(8), 8)).collect();
+        assert_eq!(few, expected, "{}", format.name);
+    }
+}
+
+/// The matrix in parts of six rows, and a last one that is smaller.
+fn in_parts(gpu: &Gpu, matrix: &Matrix) -> Weight {
+    let blocks = matrix.format.blocks(matrix.cols);
+    let part_bytes = (7 * blocks * matrix.format.code_words * 4) as u64;
+    let (rows, cols) = (matrix.rows as u32, matrix.cols as u32);
+    let weight = Weight::allocate_parts(gpu, "weight", matrix.format, rows, cols, part_bytes).unwrap();
+    assert!(weight.parts.iter().rev().skip(1).all(|part| part.rows == 6));
+    // Written in pieces that do not end where parts do.
+    for first in (0..matrix.rows).step_by(4) {
+        let rows = first..matrix.rows.min(first + 4);
+        let of = |elements: usize| rows.start * blocks * elements..rows.end * blocks * elements;
+        let codes = &matrix.codes[of(matrix.format.code_words)];
+        weight.write_rows(gpu, first as u32, codes, &matrix.scales[of(matrix.format.scale_halves)]);
+    }
+    weight
+}
+
+#[test]
+fn parts_are_one_matrix() {
+    for format in FORMATS {
+        let matrix = matrix(format, 33, 96);
+        let weight = in_parts(&GPU, &matrix);
+        assert_eq!(weight.parts.len(), 6);
+        let whole = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
+        for (n, count) in [(3, RowCount::Few(3)), (40, RowCount::Many(1))] {
+            let x = random(n, n as usize * 96);
+            let y = product(&GPU, &weight, &x, count, n);
+            assert_eq!(y, product(&GPU, &whole, &x, count, n), "{}", format.name);
+            assert_product(&y, &matrix, &x, format.name);
+        }
+    }
+}
+
+#[test]
+fn embedding_is_exact() {
+    for format in FORMATS {
+        let matrix = matrix(format, 33, 100);
+        let weight = in_parts(&GPU, &matrix);
+        let tokens = [32, 0, 5, 6, 31, 5];
+        let rows = tokens.map(|token| Row { token, ..bytemuck::Zeroable::zeroed() });
+        let rows = GPU.upload("rows", &rows).unwrap();
+        let y = Tensor::zeros(&GPU, "y", 6, 100).unwrap();
+        let mut recording = Recording::default();
+        Embedding { weight: &weight, rows: &rows, y: &y }.record(&GPU, &mut recording).unwrap();
+        GPU.replay(&recording, &[tokens.len() as u64], None).unwrap();
+        let found = block_on(y.download(&GPU, 6)).unwrap();
+        assert_eq!(found, reference::embedding(&matrix, &tokens), "{}", format.name);
+    }
+}
+
+#[test]
+fn a_row_too_large_for_a_part_is_refused() {
+    let error = Weight::allocate_parts(&GPU, "w", by_name("q8_0").unwrap(), 2, 64, 127).unwrap_err();
+    assert_eq!(error.kind(), mistral_wgpu::ErrorKind::OutOfMemory);
+}
+
+#[test]
+fn random_weights_have_the_standard_deviation() {
+    let (rows, cols) = (64, 1024);
+    for format in FORMATS {
+        let weight = Weight::allocate_parts(&GPU, "w", format, rows, cols, 64 << 10).unwrap();
+        weight.fill_random(&GPU, 7, 0.02).unwrap();
+        let mut matrix = Matrix::encode(format, 0, cols as usize, &[]);
+        for part in &weight.parts {
+            matrix.codes.extend(block_on(GPU.download::<u32>(&[part.codes.clone()])).unwrap().remove(0));
+            if let Some(scales) = &part.scales {
+                matrix.scales.extend(block_on(GPU.download::<u16>(&[scales.clone()])).unwrap().remove(0));
+            }
+        }
+        let rows: Vec<Vec<f32>> = (0..rows as usize).map(|row| matrix.row(row)).collect();
+        let values = rows.iter().flatten().map(|value| f64::from(*value)).collect::<Vec<_>>();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        assert!(mean.abs() < 5e-4, "{}: mean {mean}", format.name);
+        assert!((variance.sqrt() / 0.02 - 1.0).abs() < 0.03, "{}: {}", format.name, variance.sqrt());
+        for (index, row) in rows.iter().enumerate() {
+            assert!(!rows[..index].contains(row), "{}: row {index} repeats another", format.name);
+        }
+    }
+}
