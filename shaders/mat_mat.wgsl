@@ -28,7 +28,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     let across = index % ACROSS;
     let down = index / ACROSS;
 
-    var sums: array<f32, SIDE * SIDE>; // [rows, columns]
+    // Indexed by loop counters alone: drivers unroll such loops and keep the sums in registers.
+    var sums: array<array<f32, SIDE>, SIDE>; // [rows, columns]
     for (var block = 0u; block < params.blocks; block++) {
         // Rows and columns past the end repeat the last one; nobody writes their results.
         for (var i = index; i < TILE_ROWS * QUADS; i += WORKGROUP) {
@@ -49,19 +50,20 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
                 let v = x_tile[j * ROW_STRIDE + down + DOWN * row];
                 for (var col = 0u; col < SIDE; col++) {
                     let w = quads[col];
-                    let at = row * SIDE + col;
-                    sums[at] = fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sums[at]))));
+                    sums[row][col] = fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sums[row][col]))));
                 }
             }
         }
         workgroupBarrier();
     }
 
-    for (var i = 0u; i < SIDE * SIDE; i++) {
-        let row = first_row + down + DOWN * (i / SIDE);
-        let col = first_col + across + ACROSS * (i % SIDE);
-        if row < rows && col < params.rows {
-            y[row * params.y_stride + params.first_row + col] = sums[i];
+    for (var i = 0u; i < SIDE; i++) {
+        let row = first_row + down + DOWN * i;
+        for (var k = 0u; k < SIDE; k++) {
+            let col = first_col + across + ACROSS * k;
+            if row < rows && col < params.rows {
+                y[row * params.y_stride + params.first_row + col] = sums[i][k];
+            }
         }
     }
 }

@@ -10,10 +10,11 @@ import package::weight::{weight_quad, weight_scale};
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [COLS, blocks * QUADS]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>; // [COLS, y_stride]
 
-const SUMS = COLS * ROWS;
+// Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
+alias Sums = array<array<f32, COLS>, ROWS>;
 
-@if(subgroup) var<workgroup> partial_sums: array<array<f32, SUMS>, WORKGROUP>; // one per subgroup, subgroups of one at worst
-@else var<workgroup> partial_sums: array<array<f32, SUMS>, WORKGROUP>;         // one per invocation
+@if(subgroup) var<workgroup> partial_sums: array<Sums, WORKGROUP>; // one per subgroup, subgroups of one at worst
+@else var<workgroup> partial_sums: array<Sums, WORKGROUP>;         // one per invocation
 
 struct Invocation {
     @builtin(local_invocation_index) index: u32,
@@ -25,9 +26,9 @@ struct Invocation {
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
     let first = workgroup.x * ROWS;
-    var sums: array<f32, SUMS>; // [ROWS, COLS]
+    var sums: Sums;
     for (var block = invocation.index; block < params.blocks; block += WORKGROUP) {
-        var block_sums: array<f32, SUMS>;
+        var block_sums: Sums;
         for (var j = 0u; j < QUADS; j++) {
             var quads: array<vec4f, COLS>;
             for (var col = 0u; col < COLS; col++) {
@@ -37,23 +38,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
                 let w = weight_quad(block_of(first + row, block), j);
                 for (var col = 0u; col < COLS; col++) {
                     let v = quads[col];
-                    let at = row * COLS + col;
-                    block_sums[at] = fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, block_sums[at]))));
+                    block_sums[row][col] =
+                        fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, block_sums[row][col]))));
                 }
             }
         }
         for (var row = 0u; row < ROWS; row++) {
             let scale = weight_scale(block_of(first + row, block));
             for (var col = 0u; col < COLS; col++) {
-                let at = row * COLS + col;
-                sums[at] = fma(scale, block_sums[at], sums[at]);
+                sums[row][col] = fma(scale, block_sums[row][col], sums[row][col]);
             }
         }
     }
     reduce(&sums, invocation);
 
     let row = first + invocation.index / COLS;
-    if invocation.index < SUMS && row < params.rows {
+    if invocation.index < COLS * ROWS && row < params.rows {
         let col = invocation.index % COLS;
         y[col * params.y_stride + params.first_row + row] = total(invocation);
     }
@@ -65,11 +65,13 @@ fn block_of(row: u32, block: u32) -> u32 {
 }
 
 @if(subgroup)
-fn reduce(sums: ptr<function, array<f32, SUMS>>, invocation: Invocation) {
-    for (var i = 0u; i < SUMS; i++) {
-        let sum = subgroupAdd((*sums)[i]);
-        if invocation.lane == 0u {
-            partial_sums[invocation.subgroup][i] = sum;
+fn reduce(sums: ptr<function, Sums>, invocation: Invocation) {
+    for (var row = 0u; row < ROWS; row++) {
+        for (var col = 0u; col < COLS; col++) {
+            let sum = subgroupAdd((*sums)[row][col]);
+            if invocation.lane == 0u {
+                partial_sums[invocation.subgroup][row][col] = sum;
+            }
         }
     }
     workgroupBarrier();
@@ -77,13 +79,15 @@ fn reduce(sums: ptr<function, array<f32, SUMS>>, invocation: Invocation) {
 
 // Halves the number of partial sums in each round: 8 values take 3 rounds, 0+4 1+5 2+6 3+7, 0+2 1+3, 0+1.
 @else
-fn reduce(sums: ptr<function, array<f32, SUMS>>, invocation: Invocation) {
+fn reduce(sums: ptr<function, Sums>, invocation: Invocation) {
     partial_sums[invocation.index] = *sums;
     workgroupBarrier();
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         if invocation.index < half {
-            for (var i = 0u; i < SUMS; i++) {
-                partial_sums[invocation.index][i] += partial_sums[invocation.index + half][i];
+            for (var row = 0u; row < ROWS; row++) {
+                for (var col = 0u; col < COLS; col++) {
+                    partial_sums[invocation.index][row][col] += partial_sums[invocation.index + half][row][col];
+                }
             }
         }
         workgroupBarrier();
@@ -95,11 +99,11 @@ fn reduce(sums: ptr<function, array<f32, SUMS>>, invocation: Invocation) {
 fn total(invocation: Invocation) -> f32 {
     var total = 0.0;
     for (var i = 0u; i < invocation.subgroups; i++) {
-        total += partial_sums[i][invocation.index];
+        total += partial_sums[i][invocation.index / COLS][invocation.index % COLS];
     }
     return total;
 }
 @else
 fn total(invocation: Invocation) -> f32 {
-    return partial_sums[0][invocation.index];
+    return partial_sums[0][invocation.index / COLS][invocation.index % COLS];
 }
