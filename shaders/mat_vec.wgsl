@@ -1,5 +1,6 @@
 // y = x · weightᵀ for COLS rows of x. A workgroup computes ROWS outputs of each; its invocations share
-// out the blocks of a weight row and then add up their sums.
+// out the blocks of a weight row and then add up their sums. With `whole_rows`, every invocation
+// computes ROWS outputs of each by itself.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
@@ -9,6 +10,10 @@ import package::weight::{weight_quad, weight_scale};
 @group(0) @binding(2) var<uniform> params: MatmulParams;
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [COLS, blocks * QUADS]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>; // [COLS, y_stride]
+
+// Invocations that share a weight row.
+@if(whole_rows) const LANES = 1u;
+@else const LANES = WORKGROUP;
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, ROWS>;
@@ -25,9 +30,12 @@ struct Invocation {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
-    let first = workgroup.x * ROWS;
+    @if(whole_rows) let first = (workgroup.x * WORKGROUP + invocation.index) * ROWS;
+    @else let first = workgroup.x * ROWS;
+    @if(whole_rows) let lane = 0u;
+    @else let lane = invocation.index;
     var sums: Sums;
-    for (var block = invocation.index; block < params.blocks; block += WORKGROUP) {
+    for (var block = lane; block < params.blocks; block += LANES) {
         var block_sums: Sums;
         for (var j = 0u; j < QUADS; j++) {
             var quads: array<vec4f, COLS>;
@@ -50,12 +58,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
             }
         }
     }
-    reduce(&sums, invocation);
+    @if(whole_rows) {
+        for (var row = 0u; row < ROWS; row++) {
+            for (var col = 0u; col < COLS; col++) {
+                write(first + row, col, sums[row][col]);
+            }
+        }
+    }
+    @else {
+        reduce(&sums, invocation);
+        if invocation.index < COLS * ROWS {
+            write(first + invocation.index / COLS, invocation.index % COLS, total(invocation));
+        }
+    }
+}
 
-    let row = first + invocation.index / COLS;
-    if invocation.index < COLS * ROWS && row < params.rows {
-        let col = invocation.index % COLS;
-        y[col * params.y_stride + params.first_row + row] = total(invocation);
+fn write(row: u32, col: u32, value: f32) {
+    if row < params.rows {
+        y[col * params.y_stride + params.first_row + row] = value;
     }
 }
 

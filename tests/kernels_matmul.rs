@@ -249,9 +249,13 @@ fn random_weights_have_the_standard_deviation() {
         weight.fill_random(&GPU, 7, 0.02).unwrap();
         let mut matrix = Matrix::encode(format, 0, cols as usize, &[]);
         for part in &weight.parts {
-            matrix.codes.extend(block_on(GPU.download::<u32>(std::slice::from_ref(&part.codes))).unwrap().remove(0));
+            matrix
+                .codes
+                .extend(block_on(GPU.download::<u32>(std::slice::from_ref(&part.codes))).unwrap().remove(0));
             if let Some(scales) = &part.scales {
-                matrix.scales.extend(block_on(GPU.download::<u16>(std::slice::from_ref(scales))).unwrap().remove(0));
+                matrix
+                    .scales
+                    .extend(block_on(GPU.download::<u16>(std::slice::from_ref(scales))).unwrap().remove(0));
             }
         }
         let rows: Vec<Vec<f32>> = (0..rows as usize).map(|row| matrix.row(row)).collect();

@@ -22,8 +22,10 @@ pub struct MatVecShape {
     pub cols: u32,
 }
 
-/// Weight rows that a workgroup of the matrix-vector kernel handles, such that its sums stay in
-/// registers.
+const MAT_VEC_WORKGROUP: u32 = 64;
+
+/// Weight rows that a workgroup handles together, or an invocation by itself, such that its sums stay
+/// in registers.
 fn mat_vec_rows(shape: &MatVecShape) -> u32 {
     if shape.cols <= 4 { 4 } else { 2 }
 }
@@ -31,10 +33,13 @@ fn mat_vec_rows(shape: &MatVecShape) -> u32 {
 fn mat_vec(shape: &MatVecShape) -> KernelKey {
     weight_key("mat_vec", shape.format)
         .with::<MatmulParams>()
-        .constant("WORKGROUP", 64)
+        .constant("WORKGROUP", MAT_VEC_WORKGROUP)
         .constant("COLS", shape.cols)
         .constant("ROWS", mat_vec_rows(shape))
 }
+
+/// Gives every invocation rows of its own.
+const WHOLE_ROWS: &str = "whole_rows";
 
 /// The table of variants for 1 to 8 rows of activations.
 pub static MAT_VEC: Operation<MatVecShape> = Operation {
@@ -46,8 +51,16 @@ pub static MAT_VEC: Operation<MatVecShape> = Operation {
             key: |shape| KernelKey { needs: &[Capability::Subgroup], ..mat_vec(shape) },
         },
         Variant { name: "baseline", fits: |_| true, key: mat_vec },
+        // Needs no barrier, but fills a large GPU only with many rows: faster on a CPU.
+        Variant { name: "rows", fits: |_| true, key: |shape| mat_vec(shape).flag(WHOLE_ROWS, true) },
     ],
 };
+
+/// Workgroups that `variant` runs over `rows` rows of the weight.
+fn mat_vec_workgroups(variant: &Variant<MatVecShape>, shape: &MatVecShape, rows: u32) -> u32 {
+    let whole_rows = (variant.key)(shape).flags.contains(&WHOLE_ROWS);
+    rows.div_ceil(mat_vec_rows(shape) * if whole_rows { MAT_VEC_WORKGROUP } else { 1 })
+}
 
 /// Outputs that a workgroup of the matrix-matrix kernel computes: rows of activations, rows of the
 /// weight, and the side of each invocation's square.
@@ -99,12 +112,14 @@ impl Matmul<'_> {
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let weight = self.weight;
         assert!(self.x.cols == weight.cols && self.y.cols == weight.rows, "shapes differ");
-        let (kernel, slot) = match self.rows {
+        let (kernel, slot, mat_vec) = match self.rows {
             RowCount::Few(cols) => {
                 assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
-                (MAT_VEC.choose(gpu, &MatVecShape { format: weight.format, cols })?.1, 0)
+                let shape = MatVecShape { format: weight.format, cols };
+                let (variant, kernel) = MAT_VEC.choose(gpu, &shape)?;
+                (kernel, 0, Some((variant, shape)))
             }
-            RowCount::Many(slot) => (MAT_MAT.choose(gpu, &weight.format)?.1, slot),
+            RowCount::Many(slot) => (MAT_MAT.choose(gpu, &weight.format)?.1, slot, None),
         };
         for part in &weight.parts {
             let params = gpu.uniform(&MatmulParams {
@@ -117,12 +132,12 @@ impl Matmul<'_> {
             let mut bindings = vec![("params", &params), ("x", &self.x.buffer), ("y", &self.y.buffer)];
             bindings.extend(part.bindings());
             let fixed = part.bytes() as f64;
-            let (grid, each) = match self.rows {
-                RowCount::Few(cols) => {
-                    let rows = mat_vec_rows(&MatVecShape { format: weight.format, cols });
-                    ([part.rows.div_ceil(rows), 1, 1].map(Extent::Fixed), 0.0)
+            let (grid, each) = match &mat_vec {
+                Some((variant, shape)) => {
+                    let workgroups = mat_vec_workgroups(variant, shape, part.rows);
+                    ([workgroups, 1, 1].map(Extent::Fixed), 0.0)
                 }
-                RowCount::Many(slot) => {
+                None => {
                     bindings.push(("counts", self.counts));
                     let tiles = Extent::Fixed(part.rows.div_ceil(TILE_COLS));
                     let grid = [tiles, Extent::Count { slot, per: TILE_ROWS }, Extent::Fixed(1)];
