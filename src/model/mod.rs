@@ -1,14 +1,23 @@
-//! The model: its configuration and the tensors it consists of.
+//! The model: configuration, weights, KV cache, and the transformer's forward pass.
 
+mod activations;
+mod batch;
 mod config;
 mod families;
 mod generation_config;
 mod keys;
+mod kv_cache;
 mod synthetic;
 mod tensors;
+mod transformer;
+mod weights;
 
+pub use batch::{Chunk, FEW_ROWS, LogitRows};
 pub use config::ModelConfig;
 pub use families::{FAMILIES, Family};
 pub use generation_config::GenerationConfig;
+pub use kv_cache::{KvCache, Sequence};
 pub use synthetic::{SYNTHETIC, Synthetic};
 pub use tensors::{check, expected_tensors};
+pub use transformer::{Model, ModelOptions};
+pub use weights::{Layer, Progress, Weights};

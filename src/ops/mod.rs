@@ -26,5 +26,5 @@ pub use rms_norm::{RMS_NORM, RmsNorm, RmsNormShape};
 pub use rope_kv::{ROPE_KV, RopeKv};
 pub use swiglu::{SWIGLU, Swiglu};
 pub use top_k::{Candidates, MAX_K, TOP_K, TopK, TopKHeader, TopKRecord, TopKRow};
-pub use variant::{Operation, Variant};
+pub use variant::{Operation, Variant, compositions};
 pub use weight::{FILL, Weight, WeightPart};

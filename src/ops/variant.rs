@@ -51,3 +51,39 @@ impl<S> Operation<S> {
         Ok((variant, gpu.kernel(&(variant.key)(shape))?))
     }
 }
+
+/// Every shader of every operation over a range of shapes: what the tests without a GPU compose.
+pub fn compositions() -> Vec<KernelKey> {
+    use super::*;
+    use crate::quant::FORMATS;
+
+    fn keys<S>(operation: &Operation<S>, shapes: impl IntoIterator<Item = S>) -> Vec<KernelKey> {
+        let of_shape = |shape: S| operation.variants.iter().map(move |variant| (variant.key)(&shape));
+        shapes.into_iter().flat_map(of_shape).collect()
+    }
+    let attention = || {
+        let heads = [(1, 1, 16), (6, 2, 20), (32, 8, 128), (8, 1, 256), (32, 1, 64)];
+        heads.into_iter().flat_map(|(heads, kv_heads, head_dim)| {
+            KvFormat::all().map(move |kv| AttentionShape { heads, kv_heads, head_dim, kv })
+        })
+    };
+    let mat_vec =
+        FORMATS.into_iter().flat_map(|format| (1..=8).map(move |cols| MatVecShape { format, cols }));
+    let rms_norm = [(false, false), (true, false), (false, true), (true, true)];
+    [
+        keys(&RMS_NORM, rms_norm.map(|(residual, gather)| RmsNormShape { residual, gather })),
+        keys(&EMBEDDING, FORMATS),
+        keys(&FILL, FORMATS),
+        keys(&MAT_VEC, mat_vec),
+        keys(&MAT_MAT, FORMATS),
+        keys(&ROPE_KV, attention()),
+        keys(&ATTENTION_SINGLE, attention()),
+        keys(&ATTENTION_TILED, attention()),
+        keys(&ATTENTION_COMBINE, attention()),
+        keys(&SWIGLU, [()]),
+        keys(&RESIDUAL_ADD, [()]),
+        keys(&ADJUST_LOGITS, [()]),
+        keys(&TOP_K, [()]),
+    ]
+    .concat()
+}

@@ -1,4 +1,5 @@
-//! What the tests of kernels share: devices, numbers, comparison.
+//! What the tests on a device share: devices, numbers, comparison.
+#![allow(dead_code)] // no test binary uses all of it
 
 use std::sync::LazyLock;
 

@@ -1,0 +1,155 @@
+//! The working memory of a forward pass, allocated once for the largest batch.
+
+use super::{ModelConfig, ModelOptions, batch::Tables};
+use crate::{
+    Error, ErrorKind, Result,
+    gpu::{Buffer, Gpu},
+    ops::{AttentionShape, PAGE, Row, WorkItem, count},
+    reference::rope_table,
+    tensor::Tensor,
+};
+
+/// cos and sin of every rotary angle, computed in `f64` on the host: WGSL promises them only within
+/// one turn.
+#[derive(Debug)]
+pub(super) struct RopeTable {
+    /// `[positions, head_dim / 2]` pairs of `f32`: cos, sin.
+    pub table: Buffer,
+}
+
+impl RopeTable {
+    pub fn new(gpu: &Gpu, config: &ModelConfig, positions: u32) -> Result<Self> {
+        let (cos, sin) = rope_table(config.head_dim, config.rope_theta, 0..positions);
+        let pairs: Vec<[f32; 2]> = cos.into_iter().zip(sin).map(|(cos, sin)| [cos, sin]).collect();
+        Ok(Self { table: gpu.upload("rope", &pairs)? })
+    }
+}
+
+/// Activations and the tables of the current batch.
+#[derive(Debug)]
+pub(super) struct Activations {
+    /// Residual stream, `[rows, hidden]`.
+    pub x: Tensor,
+    /// What the next norm adds to it, `[rows, hidden]`.
+    pub delta: Tensor,
+    /// `[rows, hidden]`.
+    pub normed: Tensor,
+    /// `[rows, (heads + 2 * kv_heads) * head_dim]`.
+    pub qkv: Tensor,
+    /// After RoPE, `[rows, heads * head_dim]`.
+    pub q: Tensor,
+    /// `[rows, heads * head_dim]`.
+    pub attended: Tensor,
+    /// `[rows, 2 * intermediate]`.
+    pub gate_up: Tensor,
+    /// `[rows, intermediate]`.
+    pub intermediate: Tensor,
+    /// Input of the output projection, `[logit rows, hidden]`.
+    pub final_norm: Tensor,
+    /// Copies of `x` at the beginning of each block, when asked for: `[layers][rows, hidden]`.
+    pub hidden_states: Vec<Tensor>,
+    /// `[partials, heads, head_dim + 2]`, `f32`.
+    pub partials: Buffer,
+    /// `array<Row>`.
+    pub rows: Buffer,
+    /// `array<u32>`.
+    pub logit_rows: Buffer,
+    /// `array<u32>`.
+    pub page_table: Buffer,
+    /// `array<WorkItem>` of each segment.
+    pub single_items: Vec<Buffer>,
+    /// `array<WorkItem>` of each segment.
+    pub tiled_items: Vec<Buffer>,
+    /// The counts of [`count`] as `u32`.
+    pub counts: Buffer,
+}
+
+/// Partial attention results that there is room for: a few for each row of a prefill, whose keys are
+/// cut only where the segment changes, or the 33 splits of long contexts in a batch of 64 sequences.
+fn partial_capacity(rows: u32) -> u32 {
+    (4 * rows).max(33 * rows.min(64)).max(66)
+}
+
+impl Activations {
+    pub fn new(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        options: &ModelOptions,
+        shape: AttentionShape,
+        segments: usize,
+    ) -> Result<Self> {
+        let rows = options.max_rows;
+        let tensor = |label: &str, cols: usize| Tensor::zeros(gpu, label, rows, cols as u32);
+        let heads = config.num_attention_heads * config.head_dim;
+        let qkv = heads + 2 * config.num_key_value_heads * config.head_dim;
+        let partials = partial_capacity(rows);
+        let partial_bytes = 4 * shape.partial_floats();
+        let pages = options.cache_tokens(config).div_ceil(PAGE).max(1) * rows.min(64);
+        let items = |label| -> Result<Vec<Buffer>> {
+            let bytes = u64::from(partials) * size_of::<WorkItem>() as u64;
+            (0..segments).map(|_| gpu.allocate(label, bytes)).collect()
+        };
+        Ok(Self {
+            x: tensor("x", config.hidden_size)?,
+            delta: tensor("delta", config.hidden_size)?,
+            normed: tensor("normed", config.hidden_size)?,
+            qkv: tensor("qkv", qkv)?,
+            q: tensor("q", heads)?,
+            attended: tensor("attended", heads)?,
+            gate_up: tensor("gate_up", 2 * config.intermediate_size)?,
+            intermediate: tensor("intermediate", config.intermediate_size)?,
+            final_norm: Tensor::zeros(gpu, "final norm", options.max_logit_rows, config.hidden_size as u32)?,
+            hidden_states: Vec::new(),
+            partials: gpu.allocate("partials", u64::from(partials) * partial_bytes)?,
+            rows: gpu.allocate("rows", u64::from(rows) * size_of::<Row>() as u64)?,
+            logit_rows: gpu.allocate("logit rows", 4 * u64::from(options.max_logit_rows))?,
+            page_table: gpu.allocate("page table", 4 * u64::from(pages))?,
+            single_items: items("single items")?,
+            tiled_items: items("tiled items")?,
+            counts: gpu.allocate("counts", 4 * count::single_items(segments) as u64)?,
+        })
+    }
+
+    /// Allocates the copies of hidden states, once.
+    pub fn keep_hidden_states(
+        &mut self,
+        gpu: &Gpu,
+        config: &ModelConfig,
+        options: &ModelOptions,
+    ) -> Result<()> {
+        while self.hidden_states.len() < config.num_hidden_layers {
+            let tensor = Tensor::zeros(gpu, "hidden states", options.max_rows, config.hidden_size as u32)?;
+            self.hidden_states.push(tensor);
+        }
+        Ok(())
+    }
+
+    /// Writes the tables of a batch.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] when the batch has more attention work than there is room for.
+    pub fn write(&self, gpu: &Gpu, tables: &Tables) -> Result<()> {
+        if tables.partials > partial_capacity(self.x.rows)
+            || 4 * tables.page_table.len() as u64 > self.page_table.size()
+        {
+            let message = format!(
+                "{} partial results over {} pages are more than there is room for; use smaller batches",
+                tables.partials,
+                tables.page_table.len()
+            );
+            return Err(Error::new(ErrorKind::OutOfMemory, "attention", message));
+        }
+        gpu.write(&self.rows, 0, &tables.rows);
+        gpu.write(&self.logit_rows, 0, &tables.logit_rows);
+        gpu.write(&self.page_table, 0, &tables.page_table);
+        for (buffer, items) in self.single_items.iter().zip(&tables.single_items) {
+            gpu.write(buffer, 0, items);
+        }
+        for (buffer, items) in self.tiled_items.iter().zip(&tables.tiled_items) {
+            gpu.write(buffer, 0, items);
+        }
+        let counts: Vec<u32> = tables.counts().into_iter().map(|count| count as u32).collect();
+        gpu.write(&self.counts, 0, &counts);
+        Ok(())
+    }
+}

@@ -1,0 +1,349 @@
+//! The transformer: one forward pass for prefill, decoding and any mixture of both.
+
+use std::collections::HashMap;
+
+use super::{
+    Chunk, FEW_ROWS, KvCache, ModelConfig, Sequence, Weights,
+    activations::{Activations, RopeTable},
+    batch::Tables,
+    weights::Layer,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    gpu::{Gpu, Profile, Recording},
+    ops::{Attention, Embedding, KvFormat, Matmul, RmsNorm, RopeKv, RowCount, Swiglu, count},
+    tensor::Tensor,
+};
+
+/// How large a model's working memory is.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelOptions {
+    /// Longest sequence, in tokens.
+    pub context: u32,
+    /// Tokens that the KV cache holds over all sequences; `None`: one sequence of `context`
+    /// tokens, or of as many as the window lets it keep.
+    pub cache_tokens: Option<u32>,
+    /// Tokens in a batch at most.
+    pub max_rows: u32,
+    /// Tokens in a batch whose logits can be asked for at most.
+    pub max_logit_rows: u32,
+    /// How keys and values are stored.
+    pub kv_format: KvFormat,
+    /// Largest piece of the KV cache bound at once, in bytes; the device's limit if that is less.
+    pub segment_bytes: u64,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self {
+            context: 4096,
+            cache_tokens: None,
+            max_rows: 256,
+            max_logit_rows: 64,
+            kv_format: KvFormat::F16,
+            segment_bytes: 128 << 20,
+        }
+    }
+}
+
+impl ModelOptions {
+    /// Tokens that the KV cache of `config` gets room for.
+    pub fn cache_tokens(&self, config: &ModelConfig) -> u32 {
+        // A chunk needs its own keys and the window before them; the pages at both ends are partial.
+        let kept = |window: u32| window.saturating_add(self.max_rows).saturating_add(2 * crate::ops::PAGE);
+        let longest = self.context.min(config.sliding_window.map_or(u32::MAX, kept));
+        self.cache_tokens.unwrap_or(longest)
+    }
+}
+
+/// A model on a device: weights, KV cache, activations and the recordings made so far.
+#[derive(Debug)]
+pub struct Model {
+    /// Shape and constants.
+    pub config: ModelConfig,
+    /// Sizes of the working memory.
+    pub options: ModelOptions,
+    /// Logits of the last batch, `[logit rows, vocab]`.
+    pub logits: Tensor,
+    weights: Weights,
+    cache: KvCache,
+    rope: RopeTable,
+    activations: Activations,
+    recordings: HashMap<RecordingKey, Recording>,
+}
+
+/// What a recording depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct RecordingKey {
+    rows: RowCount,
+    /// `None`: no logits.
+    logit_rows: Option<RowCount>,
+    hidden_states: bool,
+}
+
+fn row_count(rows: usize, slot: usize) -> RowCount {
+    if rows <= FEW_ROWS { RowCount::Few(rows as u32) } else { RowCount::Many(slot) }
+}
+
+/// Takes the tokens of chunks that were not computed out of their sequences again.
+fn undo(chunks: &mut [Chunk]) {
+    for chunk in chunks {
+        let length = chunk.sequence.len() - chunk.tokens.len() as u32;
+        chunk.sequence.truncate(length).expect("nothing has left the window since");
+    }
+}
+
+impl Model {
+    /// Allocates everything but the weights, which are given.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn new(gpu: &Gpu, config: ModelConfig, weights: Weights, options: ModelOptions) -> Result<Self> {
+        let segment_bytes = options.segment_bytes.min(gpu.limits().binding);
+        let tokens = options.cache_tokens(&config);
+        let cache = KvCache::new(gpu, &config, options.kv_format, tokens, segment_bytes)?;
+        let activations = Activations::new(gpu, &config, &options, cache.shape, cache.segments())?;
+        let rope = RopeTable::new(gpu, &config, options.context)?;
+        let logits = Tensor::zeros(gpu, "logits", options.max_logit_rows, config.vocab_size as u32)?;
+        Ok(Self { config, options, logits, weights, cache, rope, activations, recordings: HashMap::new() })
+    }
+
+    /// A sequence without tokens.
+    pub fn sequence(&self) -> Sequence {
+        self.cache.sequence()
+    }
+
+    /// Pages of the KV cache in use.
+    pub fn used_pages(&self) -> usize {
+        self.cache.used_pages()
+    }
+
+    /// Appends every chunk's tokens to its sequence, and leaves the wanted logits in
+    /// [`Model::logits`], row after row in the order of the batch. Returns before the device is done.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] for a batch beyond the limits of [`ModelOptions`] or a token id beyond
+    /// the vocabulary; [`ErrorKind::OutOfMemory`] when the cache is full; as [`Gpu::replay`].
+    pub fn forward(&mut self, gpu: &Gpu, chunks: &mut [Chunk], profile: Option<&mut Profile>) -> Result<()> {
+        self.run(gpu, chunks, false, profile)
+    }
+
+    /// As [`Model::forward`], and keeps the hidden states: [`Model::hidden_states`].
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn forward_with_hidden_states(&mut self, gpu: &Gpu, chunks: &mut [Chunk]) -> Result<()> {
+        self.activations.keep_hidden_states(gpu, &self.config, &self.options)?;
+        self.run(gpu, chunks, true, None)
+    }
+
+    /// Hidden states of the last batch in transformers' order: the input of every block,
+    /// `[rows, hidden]` each, and the final norm's output, `[logit rows, hidden]`.
+    pub fn hidden_states(&self) -> impl Iterator<Item = &Tensor> {
+        self.activations.hidden_states.iter().chain([&self.activations.final_norm])
+    }
+
+    /// Tokens of a chunk at `position` that a batch should hold, so that no step of it outlasts a
+    /// submission's time by much on this device.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn chunk_rows(&mut self, gpu: &Gpu, position: u32) -> Result<u32> {
+        let key = RecordingKey { rows: RowCount::Many(count::ROWS), logit_rows: None, hidden_states: false };
+        self.prepare(gpu, key)?;
+        let mut counts = vec![0; count::single_items(self.cache.segments())];
+        let visible = (position + 1).min(self.config.sliding_window.unwrap_or(u32::MAX));
+        let mut rows = self.options.max_rows;
+        while rows > FEW_ROWS as u32 {
+            counts[count::ROWS] = u64::from(rows);
+            counts[count::KEY_VISITS] = u64::from(rows) * u64::from(visible);
+            if !gpu.too_long(self.recordings[&key].heaviest(&counts)) {
+                break;
+            }
+            rows /= 2;
+        }
+        Ok(rows)
+    }
+
+    fn run(
+        &mut self,
+        gpu: &Gpu,
+        chunks: &mut [Chunk],
+        hidden_states: bool,
+        profile: Option<&mut Profile>,
+    ) -> Result<()> {
+        self.check(chunks)?;
+        let mut copies = Recording::default();
+        for index in 0..chunks.len() {
+            let count = chunks[index].tokens.len() as u32;
+            if let Err(error) = self.cache.reserve(chunks[index].sequence, count, &mut copies) {
+                undo(&mut chunks[..index]);
+                return Err(error);
+            }
+        }
+        if let Err(error) = self.submit(gpu, chunks, &copies, hidden_states, profile) {
+            undo(chunks);
+            return Err(error);
+        }
+        for chunk in chunks {
+            chunk.sequence.release_outside_window();
+        }
+        Ok(())
+    }
+
+    fn submit(
+        &mut self,
+        gpu: &Gpu,
+        chunks: &[Chunk],
+        copies: &Recording,
+        hidden_states: bool,
+        profile: Option<&mut Profile>,
+    ) -> Result<()> {
+        let tables = Tables::new(&self.cache, chunks);
+        self.activations.write(gpu, &tables)?;
+        let logit_rows = tables.logit_rows.len();
+        let key = RecordingKey {
+            rows: row_count(tables.rows.len(), count::ROWS),
+            logit_rows: (logit_rows > 0).then(|| row_count(logit_rows, count::LOGIT_ROWS)),
+            hidden_states,
+        };
+        self.prepare(gpu, key)?;
+        let counts = tables.counts();
+        gpu.replay(copies, &counts, None)?;
+        gpu.replay(&self.recordings[&key], &counts, profile)
+    }
+
+    fn check(&self, chunks: &[Chunk]) -> Result<()> {
+        let refuse = |what: &str, expected: String, found: usize| {
+            Err(Error::expected(ErrorKind::Argument, what, expected, found))
+        };
+        let rows: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+        if rows == 0 || rows > self.options.max_rows as usize {
+            return refuse("batch", format!("1 to {} tokens", self.options.max_rows), rows);
+        }
+        let logit_rows: usize = chunks.iter().map(Chunk::logit_rows).sum();
+        if logit_rows > self.options.max_logit_rows as usize {
+            return refuse(
+                "batch",
+                format!("at most {} logit rows", self.options.max_logit_rows),
+                logit_rows,
+            );
+        }
+        for chunk in chunks {
+            let vocab = self.config.vocab_size;
+            if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= vocab) {
+                return refuse("token id", format!("less than the vocabulary's {vocab}"), *token as usize);
+            }
+            let length = chunk.sequence.len() as usize + chunk.tokens.len();
+            if length > self.options.context as usize {
+                return refuse("context", format!("at most {} tokens", self.options.context), length);
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, gpu: &Gpu, key: RecordingKey) -> Result<()> {
+        if !self.recordings.contains_key(&key) {
+            let recording = self.record(gpu, key)?;
+            self.recordings.insert(key, recording);
+        }
+        Ok(())
+    }
+
+    fn record(&self, gpu: &Gpu, key: RecordingKey) -> Result<Recording> {
+        let a = &self.activations;
+        let mut recording = Recording::default();
+        let rec = &mut recording;
+        Embedding { weight: &self.weights.embed_tokens, rows: &a.rows, y: &a.x }.record(gpu, rec)?;
+        let mut delta = None;
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            self.norm(gpu, rec, delta, &layer.input_norm)?;
+            if key.hidden_states {
+                rec.copy(&a.x.buffer, &a.hidden_states[index].buffer);
+            }
+            self.attention(gpu, rec, layer, index, key.rows)?;
+            self.norm(gpu, rec, Some(&a.delta), &layer.post_attention_norm)?;
+            self.feed_forward(gpu, rec, layer, key.rows)?;
+            delta = Some(&a.delta);
+        }
+        if let Some(rows) = key.logit_rows {
+            let (weight, row_ids) = (&self.weights.norm, Some(&a.logit_rows));
+            RmsNorm { x: &a.x, delta, weight, y: &a.final_norm, row_ids, eps: self.config.rms_norm_eps }
+                .record(gpu, rec)?;
+            self.linear(gpu, rec, "lm_head", self.weights.lm_head(), &a.final_norm, &self.logits, rows)?;
+        }
+        Ok(recording)
+    }
+
+    /// `x += delta; normed = rms_norm(x)`.
+    fn norm(
+        &self,
+        gpu: &Gpu,
+        recording: &mut Recording,
+        delta: Option<&Tensor>,
+        weight: &crate::gpu::Buffer,
+    ) -> Result<()> {
+        let a = &self.activations;
+        RmsNorm { x: &a.x, delta, weight, y: &a.normed, row_ids: None, eps: self.config.rms_norm_eps }
+            .record(gpu, recording)
+    }
+
+    /// `delta = o(attention(rope(q), rope(k), v))`, with k and v going through the cache.
+    fn attention(
+        &self,
+        gpu: &Gpu,
+        recording: &mut Recording,
+        layer: &Layer,
+        index: usize,
+        rows: RowCount,
+    ) -> Result<()> {
+        let a = &self.activations;
+        let segments = &self.cache.layers[index];
+        let (rows_table, shape) = (&a.rows, self.cache.shape);
+        self.linear(gpu, recording, "qkv", &layer.qkv, &a.normed, &a.qkv, rows)?;
+        RopeKv { qkv: &a.qkv, q: &a.q, rows: rows_table, rope: &self.rope.table, segments, shape }
+            .record(gpu, recording)?;
+        Attention {
+            q: &a.q,
+            out: &a.attended,
+            rows: rows_table,
+            single_items: &a.single_items,
+            tiled_items: &a.tiled_items,
+            page_table: &a.page_table,
+            segments,
+            partials: &a.partials,
+            shape,
+            window: self.config.sliding_window,
+        }
+        .record(gpu, recording)?;
+        self.linear(gpu, recording, "o", &layer.o, &a.attended, &a.delta, rows)
+    }
+
+    /// `delta = down(silu(gate) * up)`.
+    fn feed_forward(
+        &self,
+        gpu: &Gpu,
+        recording: &mut Recording,
+        layer: &Layer,
+        rows: RowCount,
+    ) -> Result<()> {
+        let a = &self.activations;
+        self.linear(gpu, recording, "gate_up", &layer.gate_up, &a.normed, &a.gate_up, rows)?;
+        Swiglu { gate_up: &a.gate_up, out: &a.intermediate }.record(gpu, recording)?;
+        self.linear(gpu, recording, "down", &layer.down, &a.intermediate, &a.delta, rows)
+    }
+
+    #[expect(clippy::too_many_arguments)]
+    fn linear(
+        &self,
+        gpu: &Gpu,
+        recording: &mut Recording,
+        label: &'static str,
+        weight: &crate::ops::Weight,
+        x: &Tensor,
+        y: &Tensor,
+        rows: RowCount,
+    ) -> Result<()> {
+        Matmul { weight, x, y, rows, counts: &self.activations.counts, label }.record(gpu, recording)
+    }
+}

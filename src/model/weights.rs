@@ -1,0 +1,228 @@
+//! The weights of a model on the device: streamed from a checkpoint, or random.
+
+use super::ModelConfig;
+use crate::{
+    Error, ErrorKind, Result,
+    checkpoint::{Checkpoint, TensorView},
+    gpu::{Buffer, Gpu},
+    ops::Weight,
+    quant::Format,
+};
+
+/// One transformer block. Matrices that read the same input are stacked into one.
+#[derive(Debug)]
+pub struct Layer {
+    /// `[hidden]`, `f32`.
+    pub input_norm: Buffer,
+    /// q, k and v: `[(heads + 2 * kv_heads) * head_dim, hidden]`.
+    pub qkv: Weight,
+    /// `[hidden, heads * head_dim]`.
+    pub o: Weight,
+    /// `[hidden]`, `f32`.
+    pub post_attention_norm: Buffer,
+    /// gate and up: `[2 * intermediate, hidden]`.
+    pub gate_up: Weight,
+    /// `[hidden, intermediate]`.
+    pub down: Weight,
+}
+
+/// All weights.
+#[derive(Debug)]
+pub struct Weights {
+    /// `[vocab, hidden]`.
+    pub embed_tokens: Weight,
+    /// The blocks.
+    pub layers: Vec<Layer>,
+    /// `[hidden]`, `f32`.
+    pub norm: Buffer,
+    /// `[vocab, hidden]`; `None` when it is the embedding.
+    lm_head: Option<Weight>,
+}
+
+/// Told the bytes of the checkpoint read so far, and in all.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// Values converted at once: 16 MiB of `f32`.
+const STAGING_VALUES: usize = 4 << 20;
+
+/// Bytes handed to the driver before waiting for it, so that its staging memory stays bounded.
+const STAGING_BYTES: u64 = 64 << 20;
+
+impl Weights {
+    /// Loads `checkpoint`, which [`check`](super::check) has accepted, encoding matrices as `format`.
+    ///
+    /// Host memory stays bounded: tensors are read from the mapped file in pieces of
+    /// some 16 MiB and given back to the system.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] for a weight that is not a finite number; as [`Gpu::allocate`].
+    pub fn load(
+        gpu: &Gpu,
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        format: &'static Format,
+        progress: Progress,
+    ) -> Result<Self> {
+        let total = checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
+        let mut loader = Loader { gpu, checkpoint, format, progress, done: 0, total, unflushed: 0 };
+        let mut layer = |index: usize| -> Result<Layer> {
+            let name = |suffix: &str| format!("model.layers.{index}.{suffix}.weight");
+            Ok(Layer {
+                input_norm: loader.vector(&name("input_layernorm"))?,
+                qkv: loader
+                    .matrix("qkv", &["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj"))))?,
+                o: loader.matrix("o", &[name("self_attn.o_proj")])?,
+                post_attention_norm: loader.vector(&name("post_attention_layernorm"))?,
+                gate_up: loader
+                    .matrix("gate_up", &["gate", "up"].map(|part| name(&format!("mlp.{part}_proj"))))?,
+                down: loader.matrix("down", &[name("mlp.down_proj")])?,
+            })
+        };
+        let layers = (0..config.num_hidden_layers).map(&mut layer).collect::<Result<_>>()?;
+        let embed_tokens = loader.matrix("embed_tokens", &["model.embed_tokens.weight".to_owned()])?;
+        let norm = loader.vector("model.norm.weight")?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(loader.matrix("lm_head", &["lm_head.weight".to_owned()])?),
+        };
+        gpu.flush()?;
+        Ok(Self { embed_tokens, layers, norm, lm_head })
+    }
+
+    /// Random weights made on the device, for benchmarks and memory checks at true size.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn random(gpu: &Gpu, config: &ModelConfig, format: &'static Format, seed: u32) -> Result<Self> {
+        let mut seed = seed;
+        let hidden = config.hidden_size;
+        let mut matrix = |label: &str, rows: usize, cols: usize| -> Result<Weight> {
+            let weight = Weight::allocate(gpu, label, format, rows as u32, cols as u32)?;
+            seed = seed.wrapping_add(1);
+            weight.fill_random(gpu, seed, 1.0 / (cols as f32).sqrt())?;
+            gpu.flush()?;
+            Ok(weight)
+        };
+        let ones = || gpu.upload("norm", &vec![1.0f32; hidden]);
+        let heads = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let mut layer = |_| -> Result<Layer> {
+            Ok(Layer {
+                input_norm: ones()?,
+                qkv: matrix("qkv", heads + 2 * kv, hidden)?,
+                o: matrix("o", hidden, heads)?,
+                post_attention_norm: ones()?,
+                gate_up: matrix("gate_up", 2 * config.intermediate_size, hidden)?,
+                down: matrix("down", hidden, config.intermediate_size)?,
+            })
+        };
+        let layers = (0..config.num_hidden_layers).map(&mut layer).collect::<Result<_>>()?;
+        let embed_tokens = matrix("embed_tokens", config.vocab_size, hidden)?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(matrix("lm_head", config.vocab_size, hidden)?),
+        };
+        Ok(Self { embed_tokens, layers, norm: ones()?, lm_head })
+    }
+
+    /// The output projection, `[vocab, hidden]`.
+    pub fn lm_head(&self) -> &Weight {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+
+    /// Bytes that the matrices of a model take on the device when stored as `format`; `None` when
+    /// that cannot be counted in 64 bits.
+    pub fn bytes(config: &ModelConfig, format: &Format) -> Option<u64> {
+        super::expected_tensors(config).iter().try_fold(0u64, |sum, (_, shape)| {
+            let bytes = match shape[..] {
+                [rows, cols] => {
+                    let (codes, scales) = format.plane_bytes(rows, cols)?;
+                    codes.checked_add(scales)?
+                }
+                _ => 4 * shape.iter().map(|size| *size as u64).product::<u64>(),
+            };
+            sum.checked_add(bytes)
+        })
+    }
+}
+
+struct Loader<'a> {
+    gpu: &'a Gpu,
+    checkpoint: &'a Checkpoint,
+    format: &'static Format,
+    progress: Progress<'a>,
+    done: u64,
+    total: u64,
+    unflushed: u64,
+}
+
+impl Loader<'_> {
+    /// A vector, as `f32`.
+    fn vector(&mut self, name: &str) -> Result<Buffer> {
+        let tensor = self.checkpoint.tensor(name)?;
+        let mut values = vec![0.0; tensor.elements()];
+        tensor.to_f32(0, &mut values);
+        check_finite(&tensor, &values)?;
+        self.advance(&[tensor], tensor.bytes.len(), 0)?;
+        self.gpu.upload(name, &values)
+    }
+
+    /// The matrices of `names`, all of as many columns, on top of one another.
+    fn matrix(&mut self, label: &str, names: &[String]) -> Result<Weight> {
+        let tensors = names.iter().map(|name| self.checkpoint.tensor(name)).collect::<Result<Vec<_>>>()?;
+        let cols = tensors[0].shape[1];
+        let rows: usize = tensors.iter().map(|tensor| tensor.shape[0]).sum();
+        let weight = Weight::allocate(self.gpu, label, self.format, rows as u32, cols as u32)?;
+        // An even number of rows, as `Weight::write_rows` wants them to begin.
+        let step = (STAGING_VALUES / cols).max(2) & !1;
+        let blocks = self.format.blocks(cols);
+        let mut values = Vec::new();
+        for first in (0..rows).step_by(step) {
+            let count = step.min(rows - first);
+            values.resize(count * cols, 0.0);
+            let mut start = 0;
+            for tensor in &tensors {
+                let (from, to) = (first.max(start), (first + count).min(start + tensor.shape[0]));
+                if from < to {
+                    let part = &mut values[(from - first) * cols..(to - first) * cols];
+                    tensor.to_f32((from - start) * cols, part);
+                    check_finite(tensor, part)?;
+                    self.advance(&[], (to - from) * cols * tensor.dtype.size(), 0)?;
+                }
+                start += tensor.shape[0];
+            }
+            let mut codes = vec![0; count * blocks * self.format.code_words];
+            let mut scales = vec![0; count * blocks * self.format.scale_halves];
+            self.format.encode_rows(&values, cols, &mut codes, &mut scales);
+            weight.write_rows(self.gpu, first as u32, &codes, &scales);
+            self.advance(&[], 0, 4 * codes.len() + 2 * scales.len())?;
+        }
+        self.advance(&tensors, 0, 0)?;
+        Ok(weight)
+    }
+
+    /// Counts bytes read and bytes handed to the driver, and gives `finished` tensors back.
+    fn advance(&mut self, finished: &[TensorView], read: usize, written: usize) -> Result<()> {
+        for tensor in finished {
+            self.checkpoint.release(tensor.name);
+        }
+        self.done += read as u64;
+        (self.progress)(self.done, self.total);
+        self.unflushed += written as u64;
+        if self.unflushed > STAGING_BYTES {
+            self.unflushed = 0;
+            self.gpu.flush()?;
+        }
+        Ok(())
+    }
+}
+
+fn check_finite(tensor: &TensorView, values: &[f32]) -> Result<()> {
+    match values.iter().find(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(value) => {
+            let error = Error::expected(ErrorKind::Checkpoint, tensor.name, "finite weights", value);
+            Err(error.within(tensor.file.display()))
+        }
+    }
+}

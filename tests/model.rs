@@ -1,0 +1,120 @@
+//! The whole forward pass against transformers' float32 logits on tiny checkpoints.
+
+mod device;
+mod golden;
+
+use std::path::{Path, PathBuf};
+
+use device::{FLOOR, GPU};
+use golden::Golden;
+use mistral_wgpu::{
+    checkpoint::Checkpoint,
+    gpu::Gpu,
+    model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights, check},
+    ops::KvFormat,
+    quant::by_name,
+};
+use pollster::block_on;
+
+fn models() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+    let mut names: Vec<_> =
+        root.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() >= 9);
+    names
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
+}
+
+fn load(gpu: &Gpu, name: &str, options: ModelOptions) -> Model {
+    let config = ModelConfig::from_dir(&folder(name)).unwrap();
+    let checkpoint = Checkpoint::open(&folder(name)).unwrap();
+    check(&checkpoint, &config).unwrap();
+    let weights = Weights::load(gpu, &checkpoint, &config, by_name("f32").unwrap(), &mut |_, _| {}).unwrap();
+    Model::new(gpu, config, weights, options).unwrap()
+}
+
+fn exact() -> ModelOptions {
+    ModelOptions {
+        context: 128,
+        kv_format: KvFormat::F32,
+        max_rows: 64,
+        max_logit_rows: 64,
+        ..Default::default()
+    }
+}
+
+/// Logits of every token, fed in chunks of `chunk`.
+fn logits(gpu: &Gpu, model: &mut Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
+    let mut sequence = model.sequence();
+    let mut all = Vec::new();
+    for tokens in tokens.chunks(chunk) {
+        let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::All }];
+        model.forward(gpu, &mut chunks, None).unwrap();
+        all.extend(block_on(model.logits.download(gpu, tokens.len() as u32)).unwrap());
+    }
+    all
+}
+
+/// Largest difference, relative to the largest expected magnitude.
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max) / largest
+}
+
+#[test]
+fn logits_agree_with_transformers_for_every_chunk_size() {
+    for gpu in [&*GPU, &*FLOOR] {
+        for name in models() {
+            let golden = Golden::open(&format!("models/{name}/golden.safetensors"));
+            let (tokens, expected) = (golden.ids("tokens"), golden.f32("logits"));
+            for chunk in [1, 7, 64] {
+                let mut model = load(gpu, &name, exact());
+                let difference = difference(&logits(gpu, &mut model, &tokens, chunk), &expected);
+                assert!(difference <= 1e-5, "{name}, chunks of {chunk}: {difference:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hidden_states_agree_with_transformers() {
+    for name in models() {
+        let golden = Golden::open(&format!("models/{name}/golden.safetensors"));
+        let tokens = golden.ids("tokens");
+        let mut model = load(&GPU, &name, exact());
+        let mut sequence = model.sequence();
+        let mut chunks = [Chunk { sequence: &mut sequence, tokens: &tokens, logits: LogitRows::All }];
+        model.forward_with_hidden_states(&GPU, &mut chunks).unwrap();
+        let expected = golden.f32("hidden_states");
+        let states: Vec<f32> = model
+            .hidden_states()
+            .flat_map(|state| block_on(state.download(&GPU, tokens.len() as u32)).unwrap())
+            .collect();
+        let difference = difference(&states, &expected);
+        assert!(difference <= 1e-5, "{name}: {difference:e}");
+    }
+}
+
+#[test]
+fn greedy_text_is_that_of_transformers() {
+    for name in models() {
+        let golden = Golden::open(&format!("models/{name}/golden.safetensors"));
+        let mut model = load(&GPU, &name, exact());
+        let mut sequence = model.sequence();
+        let mut next = golden.ids("prompt");
+        let mut text = Vec::new();
+        for _ in 0..48 {
+            let mut chunks = [Chunk { sequence: &mut sequence, tokens: &next, logits: LogitRows::Last }];
+            model.forward(&GPU, &mut chunks, None).unwrap();
+            let logits = block_on(model.logits.download(&GPU, 1)).unwrap();
+            next = vec![mistral_wgpu::reference::argmax(&logits)];
+            text.push(next[0]);
+        }
+        assert_eq!(text, golden.ids("greedy"), "{name}");
+    }
+}
