@@ -4,7 +4,7 @@ use crate::{
     Error, ErrorKind, Result,
     generate::uniform,
     ops::{Candidates, MAX_K, TopKRow},
-    reference::FORBIDDEN,
+    reference::{FORBIDDEN, Penalties},
 };
 
 /// How tokens are chosen. The default draws from the model's own distribution.
@@ -124,6 +124,22 @@ impl Sampler {
     pub fn new(params: SamplingParams) -> Result<Self> {
         params.validate()?;
         Ok(Self { params })
+    }
+
+    /// Penalties of tokens that occurred.
+    pub fn penalties(&self) -> Penalties {
+        let SamplingParams { repetition_penalty, frequency_penalty, presence_penalty, .. } = self.params;
+        Penalties { repetition: repetition_penalty, frequency: frequency_penalty, presence: presence_penalty }
+    }
+
+    /// What is added to the logits of tokens.
+    pub fn logit_bias(&self) -> &[(u32, f32)] {
+        &self.params.logit_bias
+    }
+
+    /// Whether penalties or biases change any logit.
+    pub fn adjusts(&self) -> bool {
+        self.penalties() != Penalties::NONE || !self.params.logit_bias.is_empty()
     }
 
     /// What to ask of the device: as many candidates as the choice most likely needs.

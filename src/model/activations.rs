@@ -70,7 +70,26 @@ fn partial_capacity(rows: u32) -> u32 {
     (4 * rows).max(33 * rows.min(64)).max(66)
 }
 
+/// Columns of the activations that have a row for every token, in the order of [`Activations`].
+fn widths(config: &ModelConfig) -> [usize; 8] {
+    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+    let heads = config.num_attention_heads * config.head_dim;
+    let qkv = heads + 2 * config.num_key_value_heads * config.head_dim;
+    [hidden, hidden, hidden, qkv, heads, heads, 2 * intermediate, intermediate]
+}
+
 impl Activations {
+    /// Bytes on the device, tables and the logits included.
+    pub fn bytes(config: &ModelConfig, options: &ModelOptions) -> u64 {
+        let rows = u64::from(options.max_rows);
+        let floats = rows * widths(config).iter().sum::<usize>() as u64
+            + u64::from(options.max_logit_rows) * (config.hidden_size + config.vocab_size) as u64
+            + u64::from(options.context) * config.head_dim as u64;
+        let shape = super::kv_cache::attention_shape(config, options.kv_format);
+        let partial = 4 * shape.partial_floats() + 2 * size_of::<WorkItem>() as u64;
+        4 * floats + u64::from(partial_capacity(options.max_rows)) * partial
+    }
+
     pub fn new(
         gpu: &Gpu,
         config: &ModelConfig,
@@ -80,8 +99,7 @@ impl Activations {
     ) -> Result<Self> {
         let rows = options.max_rows;
         let tensor = |label: &str, cols: usize| Tensor::zeros(gpu, label, rows, cols as u32);
-        let heads = config.num_attention_heads * config.head_dim;
-        let qkv = heads + 2 * config.num_key_value_heads * config.head_dim;
+        let [x, delta, normed, qkv, q, attended, gate_up, intermediate] = widths(config);
         let partials = partial_capacity(rows);
         let partial_bytes = 4 * shape.partial_floats();
         let pages = options.cache_tokens(config).div_ceil(PAGE).max(1) * rows.min(64);
@@ -90,14 +108,14 @@ impl Activations {
             (0..segments).map(|_| gpu.allocate(label, bytes)).collect()
         };
         Ok(Self {
-            x: tensor("x", config.hidden_size)?,
-            delta: tensor("delta", config.hidden_size)?,
-            normed: tensor("normed", config.hidden_size)?,
+            x: tensor("x", x)?,
+            delta: tensor("delta", delta)?,
+            normed: tensor("normed", normed)?,
             qkv: tensor("qkv", qkv)?,
-            q: tensor("q", heads)?,
-            attended: tensor("attended", heads)?,
-            gate_up: tensor("gate_up", 2 * config.intermediate_size)?,
-            intermediate: tensor("intermediate", config.intermediate_size)?,
+            q: tensor("q", q)?,
+            attended: tensor("attended", attended)?,
+            gate_up: tensor("gate_up", gate_up)?,
+            intermediate: tensor("intermediate", intermediate)?,
             final_norm: Tensor::zeros(gpu, "final norm", options.max_logit_rows, config.hidden_size as u32)?,
             hidden_states: Vec::new(),
             partials: gpu.allocate("partials", u64::from(partials) * partial_bytes)?,

@@ -53,7 +53,8 @@ pub struct KvCache {
     pool: Arc<Mutex<Pool>>,
 }
 
-fn attention_shape(config: &ModelConfig, kv: KvFormat) -> AttentionShape {
+/// Heads of `config`, and how their keys and values are stored.
+pub(super) fn attention_shape(config: &ModelConfig, kv: KvFormat) -> AttentionShape {
     AttentionShape {
         heads: config.num_attention_heads as u32,
         kv_heads: config.num_key_value_heads as u32,
@@ -146,7 +147,7 @@ impl KvCache {
     /// [`ErrorKind::OutOfMemory`] when the pool has not enough pages; then nothing was changed.
     pub fn reserve(&self, sequence: &mut Sequence, count: u32, recording: &mut Recording) -> Result<()> {
         let mut pool = lock(&self.pool);
-        let shared = sequence.length % PAGE != 0
+        let shared = !sequence.length.is_multiple_of(PAGE)
             && sequence.pages.back().is_some_and(|page| pool.references[*page as usize] > 1);
         let missing = (sequence.length + count).div_ceil(PAGE) - sequence.length.div_ceil(PAGE);
         if pool.free.len() < missing as usize + usize::from(shared) {

@@ -27,6 +27,11 @@ pub struct Penalties {
     pub presence: f32,
 }
 
+impl Penalties {
+    /// Changes nothing.
+    pub const NONE: Self = Self { repetition: 1.0, frequency: 0.0, presence: 0.0 };
+}
+
 /// Applies penalties and biases to the listed tokens of `logits`, `[vocab]`, and forbids those whose
 /// bit is not set in `mask` (bit `id % 32` of word `id / 32`).
 pub fn adjust_logits(

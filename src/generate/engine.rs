@@ -1,0 +1,278 @@
+//! A loaded model with everything around it, shared by its sessions.
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+
+use futures::lock::Mutex;
+
+use super::{Session, lanes::Sampling};
+use crate::{
+    Error, ErrorKind, Result,
+    checkpoint::{Checkpoint, DType},
+    gpu::Gpu,
+    model::{
+        Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig, ModelOptions, Progress, Sequence,
+        Weights, check,
+    },
+    quant::{Format, by_name},
+    text::{ChatTemplate, Tokenizer},
+};
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// A Hugging Face folder.
+    Folder(PathBuf),
+    /// Random weights of a known shape, made on the device: `synthetic:NAME`.
+    Synthetic(String),
+}
+
+impl FromStr for ModelSource {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(match text.strip_prefix("synthetic:") {
+            Some(name) => Self::Synthetic(name.to_owned()),
+            None => Self::Folder(text.into()),
+        })
+    }
+}
+
+impl ModelSource {
+    /// The model's configuration.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::from_dir`]; [`ErrorKind::Argument`] for an unknown synthetic model.
+    pub fn config(&self) -> Result<ModelConfig> {
+        match self {
+            Self::Folder(dir) => ModelConfig::from_dir(dir),
+            Self::Synthetic(name) => ModelConfig::synthetic(name).ok_or_else(|| {
+                let known: Vec<_> = crate::model::SYNTHETIC.iter().map(|model| model.name).collect();
+                let expected = format!("one of {}", known.join(", "));
+                Error::expected(ErrorKind::Argument, "synthetic", expected, format_args!("`{name}`"))
+            }),
+        }
+    }
+
+    /// The model's folder, unless it is synthetic.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(dir) => Some(dir),
+            Self::Synthetic(_) => None,
+        }
+    }
+}
+
+/// How to load a model.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EngineOptions {
+    /// How matrices are stored; `None`: the most exact format that fits, see [`default_format`].
+    pub weights: Option<&'static Format>,
+    /// Sizes of the working memory.
+    pub model: ModelOptions,
+}
+
+/// The most exact of the checkpoint's own type, `q8_0` and `q4_0` that fits the device's memory; the
+/// smallest when none does or nothing tells how much there is.
+pub fn default_format(
+    config: &ModelConfig,
+    options: &ModelOptions,
+    dtype: DType,
+    memory: Option<u64>,
+) -> &'static Format {
+    let own = match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::BF16 => "bf16",
+    };
+    let formats = [own, "q8_0", "q4_0"].map(|name| by_name(name).expect("a format of the table"));
+    let fits = |format: &&'static Format| Fit::new(config, options, format).fits(memory) == Some(true);
+    formats.into_iter().find(fits).unwrap_or(formats[2])
+}
+
+/// A model on a device, with its tokenizer and chat template where it has them.
+pub struct Engine {
+    gpu: Arc<Gpu>,
+    config: ModelConfig,
+    format: &'static Format,
+    generation: GenerationConfig,
+    tokenizer: Option<Arc<Tokenizer>>,
+    template: Option<ChatTemplate>,
+    options: ModelOptions,
+    /// Forked for every session.
+    empty: Sequence,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub model: Model,
+    pub sampling: Sampling,
+}
+
+impl Engine {
+    /// Loads a model; `progress` is told the bytes read so far and in all.
+    ///
+    /// # Errors
+    /// Of every file that is missing or wrong, and as [`Gpu::allocate`].
+    pub fn load(
+        gpu: Arc<Gpu>,
+        source: &ModelSource,
+        options: &EngineOptions,
+        progress: Progress,
+    ) -> Result<Arc<Self>> {
+        let config = source.config()?;
+        let memory = gpu.description().memory.free;
+        let choose =
+            |dtype| options.weights.unwrap_or_else(|| default_format(&config, &options.model, dtype, memory));
+        let (format, weights) = match source.folder() {
+            None => {
+                let format = choose(DType::F16);
+                (format, Weights::random(&gpu, &config, format, 0)?)
+            }
+            Some(dir) => {
+                let checkpoint = Checkpoint::open(dir)?;
+                check(&checkpoint, &config)?;
+                let format = choose(checkpoint.tensor("model.embed_tokens.weight")?.dtype);
+                (format, Weights::load(&gpu, &checkpoint, &config, format, progress)?)
+            }
+        };
+        let folder_with = |file: &str| source.folder().filter(|dir| dir.join(file).exists());
+        let tokenizer = folder_with("tokenizer.json").map(Tokenizer::from_dir).transpose()?;
+        let template = source.folder().map(ChatTemplate::from_dir).transpose()?.flatten();
+        let generation =
+            source.folder().map(|dir| GenerationConfig::from_dir(dir, config.vocab_size)).transpose()?;
+        if let Some(tokenizer) =
+            tokenizer.as_ref().filter(|tokenizer| tokenizer.vocab_size() > config.vocab_size)
+        {
+            let expected = format!("token ids below the model's vocabulary of {}", config.vocab_size);
+            let found = tokenizer.vocab_size() - 1;
+            return Err(Error::expected(ErrorKind::Tokenizer, "tokenizer.json", expected, found));
+        }
+        let model = Model::new(&gpu, config.clone(), weights, options.model)?;
+        let sampling = Sampling::new(&gpu, &model)?;
+        Ok(Arc::new(Self {
+            gpu,
+            config,
+            format,
+            generation: generation.unwrap_or_default(),
+            tokenizer: tokenizer.map(Arc::new),
+            template,
+            options: options.model,
+            empty: model.sequence(),
+            state: Mutex::new(State { model, sampling }),
+        }))
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Shape and constants of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// How its matrices are stored.
+    pub fn format(&self) -> &'static Format {
+        self.format
+    }
+
+    /// Longest sequence, in tokens.
+    pub fn context(&self) -> usize {
+        self.options.context as usize
+    }
+
+    /// What the model's makers suggest for generation.
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when the model has none.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
+        let missing = || Error::new(ErrorKind::Tokenizer, "tokenizer.json", "this model has no tokenizer");
+        self.tokenizer.as_ref().ok_or_else(missing)
+    }
+
+    /// The chat template, where the model has one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// Tokens after which a text ends.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        self.generation.eos_token_ids.as_deref().unwrap_or(&self.config.eos_token_ids)
+    }
+
+    /// An empty session.
+    pub fn session(self: &Arc<Self>) -> Session {
+        Session::new(self.clone(), self.empty.fork())
+    }
+
+    /// Logits of every token, `[tokens, vocab]`, and with `hidden` the hidden states in transformers'
+    /// order, `[layers + 1][tokens, hidden]`, the last one after the final norm.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]; [`ErrorKind::NonFinite`].
+    pub async fn logits(&self, tokens: &[u32], hidden: bool) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        let model = &mut self.state.lock().await.model;
+        let mut sequence = model.sequence();
+        let mut logits = Vec::new();
+        let mut states = vec![Vec::new(); if hidden { self.config.num_hidden_layers + 1 } else { 0 }];
+        let rows = model.options.max_rows.min(model.options.max_logit_rows) as usize;
+        for tokens in tokens.chunks(rows) {
+            let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::All }];
+            let rows = tokens.len() as u32;
+            if hidden {
+                model.forward_with_hidden_states(&self.gpu, &mut chunks)?;
+                for (all, state) in states.iter_mut().zip(model.hidden_states()) {
+                    all.extend(state.download(&self.gpu, rows).await?);
+                }
+            } else {
+                model.forward(&self.gpu, &mut chunks, None)?;
+            }
+            logits.extend(model.logits.download(&self.gpu, rows).await?);
+        }
+        match logits.iter().position(|logit| !logit.is_finite()) {
+            None => Ok((logits, states)),
+            Some(at) => {
+                let token = at / self.config.vocab_size;
+                Err(Error::new(
+                    ErrorKind::NonFinite,
+                    "logits",
+                    format_args!("NaN or infinite at token {token}"),
+                ))
+            }
+        }
+    }
+
+    /// Runs `batch` on the model itself: what benchmarks time.
+    ///
+    /// # Errors
+    /// As `batch`.
+    pub async fn with_model<T>(&self, batch: impl AsyncFnOnce(&Gpu, &mut Model) -> Result<T>) -> Result<T> {
+        batch(&self.gpu, &mut self.state.lock().await.model).await
+    }
+
+    /// Computes all but the last `keep` tokens that `session` has not computed yet.
+    pub(super) fn prefill(&self, model: &mut Model, session: &mut Session, keep: usize) -> Result<()> {
+        loop {
+            let (sequence, pending) = session.pending();
+            let left = pending.len().saturating_sub(keep);
+            if left == 0 {
+                return Ok(());
+            }
+            let rows = model.chunk_rows(&self.gpu, sequence.len())? as usize;
+            let tokens = &pending[..left.min(rows)];
+            model.forward(&self.gpu, &mut [Chunk { sequence, tokens, logits: LogitRows::None }], None)?;
+            // Keeps the pace honest, and the queue from growing without bound.
+            self.gpu.wait()?;
+        }
+    }
+}

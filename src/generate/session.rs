@@ -1,0 +1,242 @@
+//! One text being read and continued.
+
+use std::sync::Arc;
+
+use futures::{Stream, stream};
+
+use super::{Engine, Lane, Sampled, Sampler, SamplingParams};
+use crate::{
+    Error, ErrorKind, Result,
+    model::Sequence,
+    text::{StopStrings, StreamDecoder},
+};
+
+/// A text: its tokens, and the keys and values of those computed so far. Tokens are computed when
+/// something depends on them.
+pub struct Session {
+    engine: Arc<Engine>,
+    sequence: Sequence,
+    tokens: Vec<u32>,
+    /// Where the tokens begin that count as generated.
+    generated_from: usize,
+}
+
+/// What to generate, and when to stop.
+#[derive(Debug, Clone, Default)]
+pub struct GenerateOptions {
+    /// Tokens at most; `None`: as many as the context has room for.
+    pub max_tokens: Option<usize>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Number of this sample among several of one prompt: each draws its own random numbers.
+    pub sample: u64,
+    /// Texts that end generation; they are not part of what is returned.
+    pub stop: Vec<String>,
+    /// Token ids that end generation beside the model's own.
+    pub stop_ids: Vec<u32>,
+    /// Go on past the model's own end tokens.
+    pub ignore_eos: bool,
+    /// Bit `id % 32` of word `id / 32` tells whether a token is allowed; `None` allows all.
+    pub allowed: Option<Vec<u32>>,
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// An end token or a stop string.
+    Stop,
+    /// As many tokens as asked for, or as the context has room for.
+    Length,
+}
+
+/// What one step added.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// Text that is certain now: whole characters, and not the beginning of a stop string.
+    pub text: String,
+    /// The token chosen in this step.
+    pub token: Sampled,
+    /// Set in the last piece.
+    pub finish: Option<Finish>,
+}
+
+impl Session {
+    pub(super) fn new(engine: Arc<Engine>, sequence: Sequence) -> Self {
+        Self { engine, sequence, tokens: Vec::new(), generated_from: 0 }
+    }
+
+    /// The engine that runs it.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// All tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Appends tokens; they count as prompt, and so does everything before them.
+    pub fn feed(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        self.generated_from = self.tokens.len();
+    }
+
+    /// Makes `tokens` the whole text, keeping what was computed of a common beginning.
+    ///
+    /// # Errors
+    /// As [`Session::truncate`].
+    pub fn reset_to(&mut self, tokens: &[u32]) -> Result<()> {
+        let common = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
+        if common < self.tokens.len() && self.truncate(common).is_err() {
+            // The common beginning has partly left the window: begin anew.
+            *self = self.engine.session();
+        }
+        let kept = self.tokens.len();
+        self.feed(&tokens[kept..]);
+        Ok(())
+    }
+
+    /// Appends a token as generated.
+    pub(super) fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    /// Computes all tokens but the last, whose logits are the next thing wanted. Forks share the work.
+    ///
+    /// # Errors
+    /// As [`Model::forward`](crate::model::Model::forward).
+    pub async fn prefill(&mut self) -> Result<()> {
+        let engine = self.engine.clone();
+        let model = &mut engine.state.lock().await.model;
+        engine.prefill(model, self, 1)
+    }
+
+    /// A session with the same tokens that shares what was computed.
+    pub fn fork(&self) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            sequence: self.sequence.fork(),
+            tokens: self.tokens.clone(),
+            generated_from: self.generated_from,
+        }
+    }
+
+    /// Forgets the tokens from number `length` on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] when it is longer than the text, or the keys it needs have left the window.
+    pub fn truncate(&mut self, length: usize) -> Result<()> {
+        if length > self.tokens.len() {
+            let expected = format!("at most {}", self.tokens.len());
+            return Err(Error::expected(ErrorKind::Argument, "truncate", expected, length));
+        }
+        if (length as u32) < self.sequence.len() {
+            self.sequence.truncate(length as u32)?;
+        }
+        self.tokens.truncate(length);
+        self.generated_from = self.generated_from.min(length);
+        Ok(())
+    }
+
+    /// The cache, and the tokens that are not in it yet: at least the last one.
+    pub(super) fn pending(&mut self) -> (&mut Sequence, &[u32]) {
+        if self.sequence.len() as usize == self.tokens.len() && !self.tokens.is_empty() {
+            // Its logits are gone; the last page is always kept.
+            let length = self.sequence.len() - 1;
+            self.sequence.truncate(length).expect("the last token is within the window");
+        }
+        let computed = self.sequence.len() as usize;
+        (&mut self.sequence, &self.tokens[computed..])
+    }
+
+    /// Prompt tokens and generated tokens.
+    pub(super) fn history(&self) -> (&[u32], &[u32]) {
+        self.tokens.split_at(self.generated_from)
+    }
+
+    /// Continues the text, one [`Piece`] for each token. What was generated stays part of the session
+    /// when the stream is dropped.
+    ///
+    /// # Errors
+    /// The stream yields an error and ends when a step fails; [`ErrorKind::Argument`] when there is
+    /// no token to continue from or an option is out of range.
+    pub fn generate(&mut self, options: GenerateOptions) -> impl Stream<Item = Result<Piece>> + '_ {
+        let state = Continuation::new(self, options).map(Some);
+        stream::try_unfold(state, |state| async move {
+            let Some(mut continuation) = state? else { return Ok(None) };
+            let sampled = super::step(&mut [continuation.lane()]).await?.remove(0);
+            let piece = continuation.accept(sampled)?;
+            let next = piece.finish.is_none().then_some(continuation);
+            Ok(Some((piece, Ok(next))))
+        })
+    }
+}
+
+/// A generation under way: what [`Session::generate`] and batches of them step through.
+pub(super) struct Continuation<'a> {
+    session: &'a mut Session,
+    options: GenerateOptions,
+    sampler: Sampler,
+    decoder: Option<StreamDecoder>,
+    stop: StopStrings,
+    left: usize,
+}
+
+impl<'a> Continuation<'a> {
+    pub fn new(session: &'a mut Session, options: GenerateOptions) -> Result<Self> {
+        if session.tokens.is_empty() {
+            let expected = "at least one token to continue from";
+            return Err(Error::expected(ErrorKind::Argument, "prompt", expected, "none"));
+        }
+        let context = session.engine.context();
+        if session.tokens.len() > context {
+            let expected = format!("at most the context's {context} tokens");
+            return Err(Error::expected(ErrorKind::Argument, "prompt", expected, session.tokens.len()));
+        }
+        let room = context + 1 - session.tokens.len();
+        let left = options.max_tokens.unwrap_or(room).min(room);
+        if left == 0 {
+            return Err(Error::expected(ErrorKind::Argument, "max_tokens", "at least 1", 0));
+        }
+        let decoder = session.engine.tokenizer().ok().map(|tokenizer| StreamDecoder::new(tokenizer.clone()));
+        let sampler = Sampler::new(options.sampling.clone())?;
+        let stop = StopStrings::new(options.stop.clone());
+        Ok(Self { session, options, sampler, decoder, stop, left })
+    }
+
+    /// Its part of the next step.
+    pub fn lane(&mut self) -> Lane<'_> {
+        Lane {
+            session: self.session,
+            sampler: &self.sampler,
+            sample: self.options.sample,
+            allowed: self.options.allowed.as_deref(),
+        }
+    }
+
+    /// Takes the token that the step chose, which is in the session already.
+    pub fn accept(&mut self, token: Sampled) -> Result<Piece> {
+        self.left -= 1;
+        let ends = !self.options.ignore_eos && self.session.engine.eos_token_ids().contains(&token.id)
+            || self.options.stop_ids.contains(&token.id);
+        let decoded = match &mut self.decoder {
+            Some(decoder) if !ends => decoder.push(token.id)?.unwrap_or_default(),
+            _ => String::new(),
+        };
+        let (mut text, stopped) = self.stop.push(&decoded);
+        let finish = match () {
+            () if ends || stopped => Some(Finish::Stop),
+            () if self.left == 0 => Some(Finish::Length),
+            () => None,
+        };
+        if finish.is_some() && !stopped {
+            let rest = self.decoder.as_mut().and_then(StreamDecoder::finish).unwrap_or_default();
+            let (rest, stopped) = self.stop.push(&rest);
+            text += &rest;
+            if !stopped {
+                text += &self.stop.finish();
+            }
+        }
+        Ok(Piece { text, token, finish })
+    }
+}
