@@ -47,6 +47,7 @@ pub struct KvCache {
     pub layers: Vec<Vec<KvSegment>>,
     /// Sliding window, in tokens.
     pub window: Option<u32>,
+    scratch: Buffer,
     pages_per_segment: u32,
     page_bytes: u64,
     pages: u32,
@@ -103,6 +104,7 @@ impl KvCache {
             shape,
             layers: (0..config.num_hidden_layers).map(|_| layer()).collect::<Result<_>>()?,
             window: config.sliding_window,
+            scratch: gpu.allocate("scratch page", page_bytes)?,
             pages_per_segment,
             page_bytes,
             pages,
@@ -165,9 +167,11 @@ impl KvCache {
             pool.release(from);
             sequence.pages.push_back(to);
             for layer in &self.layers {
-                let (from, to) = (self.page(layer, from), self.page(layer, to));
-                recording.copy(&from.0, &to.0);
-                recording.copy(&from.1, &to.1);
+                // A buffer cannot be copied to itself: by way of the scratch page.
+                for (from, to) in self.page(layer, from).iter().zip(&self.page(layer, to)) {
+                    recording.copy(from, &self.scratch);
+                    recording.copy(&self.scratch, to);
+                }
             }
         }
         for _ in 0..missing {
@@ -178,11 +182,10 @@ impl KvCache {
     }
 
     /// The keys and the values of a page in one layer.
-    fn page(&self, layer: &[KvSegment], page: u32) -> (Buffer, Buffer) {
+    fn page(&self, layer: &[KvSegment], page: u32) -> [Buffer; 2] {
         let (segment, page) = self.locate(page);
         let KvSegment { k, v, .. } = &layer[segment];
-        let part = |buffer: &Buffer| buffer.slice(u64::from(page) * self.page_bytes, self.page_bytes);
-        (part(k), part(v))
+        [k, v].map(|buffer| buffer.slice(u64::from(page) * self.page_bytes, self.page_bytes))
     }
 }
 

@@ -1,4 +1,5 @@
 //! Reads the golden tensors in `tests/fixtures/`.
+#![allow(dead_code)] // no test binary uses all of it
 
 use std::path::Path;
 
@@ -20,7 +21,6 @@ impl Golden {
         self.bytes(name).chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
     }
 
-    #[allow(dead_code)] // not every test binary reads ids
     pub fn ids(&self, name: &str) -> Vec<u32> {
         let bytes = self.bytes(name);
         let size = bytes.len()
