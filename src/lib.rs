@@ -1,4 +1,51 @@
-//! Mistral 7B, run and customised on any GPU.
+//! Mistral 7B, run and customised on any GPU: one crate on wgpu, WGSL compute shaders, and a Rust
+//! host that records and dispatches them.
+//!
+//! # The way of the data
+//!
+//! ```text
+//! prompt ─ Tokenizer ─▶ token ids ─ Session ─▶ Chunk, Chunk, …      one chunk for each text
+//!                                                │ Tables            rows, pages, attention work
+//!                                                ▼
+//!                        Recording ─ replay ─▶ the GPU               embedding, layers, logits
+//!                                                │
+//!                 penalties, masks, top-k on the GPU
+//!                                                ▼
+//!           text ◀─ StreamDecoder ◀─ token ◀─ Sampler               256 candidates come back
+//! ```
+//!
+//! One forward pass serves everything ([`model::Model::forward`]): a prefill chunk is a batch with
+//! many tokens of one text, decoding is one token each of one or many texts. Nothing in the model
+//! knows which of these it runs.
+//!
+//! # Rooms
+//!
+//! A room uses rooms above it in this list, never below; a test checks that.
+//!
+//! - `error`: the one [`Error`], with its [`ErrorKind`].
+//! - [`gpu`]: the only code that names wgpu. A device, its buffers and kernels; WGSL composed from
+//!   `shaders/`; [`gpu::Recording`], dispatches as data, replayed in submissions of bounded work.
+//! - [`quant`]: block formats of weights. One file and one row in [`quant::FORMATS`] each.
+//! - [`reference`](mod@reference): a scalar twin of every operation, the oracle of tests and of the
+//!   device's self-test.
+//! - [`tensor`]: matrices of activations.
+//! - [`ops`]: one file for each operation with its table of kernel variants.
+//! - [`checkpoint`]: files on disk to named tensors. Nothing in them is trusted.
+//! - [`text`]: tokenizer, chat template, streaming decoder.
+//! - [`model`]: configuration, weights, the paged KV cache, the transformer.
+//! - [`generate`]: sampling, sessions, batches.
+//! - [`apps`]: summarize, classify, chat: what a person asks for.
+//!
+//! # Where the plan was changed by the building
+//!
+//! - Page tables are written anew with each batch, and hold only the pages that a query can still
+//!   see: some hundred bytes for a text within a window, and no state to keep in step.
+//! - Matrices that read the same input are stacked at load (q, k and v; gate and up): one dispatch in
+//!   place of three or two. A low-rank addition still finds its rows before RoPE and SwiGLU.
+//! - Grids follow the counts of the batch exactly, so there are no padded rows. The kernels for 1 to 8
+//!   rows are made for their number, which keeps each row's bits independent of the others.
+//! - Attention always writes partial results and merges them in a second dispatch; how a row's keys
+//!   are cut depends on its position alone.
 #![warn(missing_docs)]
 
 pub mod checkpoint;
