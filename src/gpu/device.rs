@@ -2,13 +2,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::FutureExt;
 
-use super::{Buffer, Capabilities, Kernel, KernelKey, memory, memory::DeviceMemory, recording::Pace};
+use super::{
+    Buffer, Capabilities, Capability, Kernel, KernelKey, memory, memory::DeviceMemory, recording::Pace,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// What to open, and how.
@@ -22,6 +24,11 @@ pub struct GpuOptions {
     pub disable: Capabilities,
     /// Memory to plan with, in bytes, in place of what the driver tells.
     pub memory: Option<u64>,
+    /// Seconds that a submission should take at most; 0.1, far below any watchdog, if `None`.
+    pub submission_seconds: Option<f64>,
+    /// Texts that stand in for files of [`SHADERS`](super::SHADERS), by module name: to try a kernel
+    /// without building the crate, and to break one in tests. Compiled with every check.
+    pub shaders: HashMap<String, String>,
 }
 
 /// The limits that decide how tensors are split and kernels shaped.
@@ -125,15 +132,17 @@ const NO_ADAPTER: &str = "no GPU driver found. On Debian or Ubuntu install `mesa
     software fallback) or NVIDIA's driver; on Fedora `mesa-vulkan-drivers`; on Windows the GPU vendor's current driver; \
     on macOS 10.15 or later Metal is built in";
 
-/// An opened device with its queue, compiled kernels and pace.
+/// An opened device with its queue, compiled kernels and pace; cloning makes another handle to it.
+#[derive(Clone)]
 pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
-    pub(super) kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
-    pub(super) uniforms: Mutex<HashMap<Vec<u8>, Buffer>>,
-    pub(super) pace: Mutex<Pace>,
-    rejected: Mutex<HashSet<String>>,
+    pub(super) kernels: Arc<Mutex<HashMap<KernelKey, Arc<Kernel>>>>,
+    pub(super) uniforms: Arc<Mutex<HashMap<Vec<u8>, Buffer>>>,
+    pub(super) pace: Arc<Mutex<Pace>>,
+    rejected: Arc<Mutex<HashSet<String>>>,
     faults: Arc<Mutex<Faults>>,
+    shaders: Arc<HashMap<String, String>>,
     description: AdapterDescription,
     capabilities: Capabilities,
     limits: Limits,
@@ -161,7 +170,10 @@ impl Gpu {
         if let Some(bytes) = options.memory {
             description.memory = DeviceMemory { total: Some(bytes), free: Some(bytes), ..description.memory };
         }
-        let capabilities = description.capabilities.without(options.disable);
+        let mut capabilities = description.capabilities.without(options.disable);
+        if !options.shaders.is_empty() {
+            capabilities = capabilities.without([Capability::Unchecked].into_iter().collect());
+        }
         let required_limits = if options.floor_limits { wgpu::Limits::default() } else { adapter.limits() };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
@@ -191,11 +203,12 @@ impl Gpu {
         Ok(Self {
             device,
             queue,
-            kernels: Mutex::default(),
-            uniforms: Mutex::default(),
-            pace: Mutex::new(Pace::default()),
-            rejected: Mutex::default(),
+            kernels: Arc::default(),
+            uniforms: Arc::default(),
+            pace: Arc::new(Mutex::new(Pace::new(options.submission_seconds.unwrap_or(0.1)))),
+            rejected: Arc::default(),
             faults,
+            shaders: Arc::new(options.shaders.clone()),
             description,
             capabilities,
             limits: Limits::from(&required_limits),
@@ -217,14 +230,29 @@ impl Gpu {
         self.limits
     }
 
+    /// What stands in for files of [`SHADERS`](super::SHADERS), by module name.
+    pub fn shaders(&self) -> &HashMap<String, String> {
+        &self.shaders
+    }
+
     /// Excludes the kernel variant `name` (`operation/variant`) from being chosen.
     pub fn reject(&self, name: String) {
-        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        self.rejected().insert(name);
     }
 
     /// Whether [`Gpu::reject`] was called with `name`.
     pub fn rejects(&self, name: &str) -> bool {
-        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+        self.rejected().contains(name)
+    }
+
+    /// Another handle to the device, whose further rejections do not concern this one.
+    pub fn with_own_rejections(&self) -> Self {
+        let rejected = Arc::new(Mutex::new(self.rejected().clone()));
+        Self { rejected, ..self.clone() }
+    }
+
+    fn rejected(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Names what the host does next, for the message of an error that the device raises.
@@ -294,7 +322,7 @@ impl Gpu {
         self.device.destroy();
     }
 
-    fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
+    fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

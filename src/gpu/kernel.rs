@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{BindingKind, Capability, Gpu, KernelKey, compose};
+use super::{BindingKind, Capability, Gpu, KernelKey, shader::compose_with};
 use crate::{Error, ErrorKind, Result};
 
 /// A buffer that a kernel expects.
@@ -50,7 +50,7 @@ impl Gpu {
                 self.capabilities(),
             ));
         }
-        let composed = compose(key)?;
+        let composed = compose_with(key, self.shaders())?;
         let entries: Vec<_> = composed
             .bindings
             .iter()
@@ -75,7 +75,8 @@ impl Gpu {
                 source: wgpu::ShaderSource::Wgsl(composed.wgsl.as_str().into()),
             };
             let module = if self.capabilities().has(&[Capability::Unchecked]) {
-                // SAFETY: only this crate's own shaders reach this point. Their loops are bounded by
+                // SAFETY: only this crate's own shaders reach this point: a device whose options replace
+                // any is opened without the capability. Their loops are bounded by
                 // constants and uniforms, and every index comes from sizes, token ids, positions and
                 // page tables that the host checked against the bound buffers.
                 unsafe {

@@ -151,8 +151,8 @@ impl Recording {
 /// How much work a submission may hold, learned from how long the device took so far.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Seconds that a submission should take at most: far below any watchdog.
-    pub seconds: f64,
+    /// Seconds that a submission should take at most.
+    seconds: f64,
     /// Work per second.
     rate: f64,
     /// Work submitted since the device was last seen idle, and when that began.
@@ -162,14 +162,12 @@ pub(super) struct Pace {
     pub submissions: u64,
 }
 
-impl Default for Pace {
-    fn default() -> Self {
-        // A slow integrated GPU to begin with; faster ones are learned within a few tokens.
-        Self { seconds: 0.1, rate: 1e9, pending: 0.0, since: None, submissions: 0 }
-    }
-}
-
 impl Pace {
+    /// A slow integrated GPU to begin with; faster ones are learned within a few tokens.
+    pub fn new(seconds: f64) -> Self {
+        Self { seconds, rate: 1e9, pending: 0.0, since: None, submissions: 0 }
+    }
+
     fn bound(&self) -> f64 {
         self.rate * self.seconds
     }
@@ -180,11 +178,13 @@ impl Pace {
         self.submissions += 1;
     }
 
-    /// The device has finished everything: learns from how long it took.
+    /// The device has finished everything: learns from how long it took. Little work takes most of its
+    /// time to start, so it is no sign of a slower device.
     pub fn idle(&mut self) {
         if let Some(since) = self.since.take() {
-            let measured = std::mem::take(&mut self.pending) / since.elapsed().as_secs_f64().max(1e-6);
-            if measured > 0.0 {
+            let work = std::mem::take(&mut self.pending);
+            let measured = work / since.elapsed().as_secs_f64().max(1e-6);
+            if measured > self.rate || work >= self.bound() {
                 self.rate = (self.rate + measured) / 2.0;
             }
         }
@@ -310,6 +310,11 @@ impl Gpu {
     /// Whether a step of `work` would take longer than a submission may.
     pub fn too_long(&self, work: f64) -> bool {
         work > self.pace.lock().unwrap_or_else(PoisonError::into_inner).bound()
+    }
+
+    /// Work per second that the device is taken to do, in the unit of [`Cost`].
+    pub fn rate(&self) -> f64 {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).rate
     }
 
     /// Submissions made so far.

@@ -1,6 +1,6 @@
 //! Composes WGSL from `shaders/`: imports, `@if` conditionals and constants generated from Rust.
 
-use std::{borrow::Cow, fmt::Write};
+use std::{borrow::Cow, collections::HashMap, fmt::Write};
 
 use naga::valid;
 use wesl::{CompileOptions, EscapeMangler, Mangler, ModulePath, VirtualResolver};
@@ -152,7 +152,12 @@ pub struct Composed {
 /// # Errors
 /// [`ErrorKind::Shader`], naming the file and line.
 pub fn compose(key: &KernelKey) -> Result<Composed> {
-    let wgsl = link(key)?;
+    compose_with(key, &HashMap::new())
+}
+
+/// As [`compose`], with the texts of `replaced` in place of the files of those names.
+pub(super) fn compose_with(key: &KernelKey, replaced: &HashMap<String, String>) -> Result<Composed> {
+    let wgsl = link(key, replaced)?;
     let fail = |report: String| Error::new(ErrorKind::Shader, key.shader, report);
     let module = naga::front::wgsl::parse_str(&wgsl)
         .map_err(|error| fail(error.emit_to_string_with_path(&wgsl, key.shader)))?;
@@ -172,19 +177,23 @@ pub fn compose(key: &KernelKey) -> Result<Composed> {
     Ok(Composed { wgsl, module, info, bindings })
 }
 
-fn link(key: &KernelKey) -> Result<String> {
+fn link(key: &KernelKey, replaced: &HashMap<String, String>) -> Result<String> {
     let mut resolver = VirtualResolver::new();
     let path = |module: &str| -> ModulePath {
         format!("package::{}", module.replace('/', "::")).parse().expect("module names are identifiers")
     };
+    let text = |name: &str, source: &'static str| match replaced.get(name) {
+        Some(replacement) => Cow::Owned(replacement.clone()),
+        None => Cow::Borrowed(source),
+    };
     for (name, source) in SHADERS {
-        resolver.add_module(path(name), Cow::Borrowed(*source));
+        resolver.add_module(path(name), text(name, source));
     }
     for (alias, name) in &key.mounts {
         let (_, source) = SHADERS.iter().find(|(shader, _)| shader == name).ok_or_else(|| {
             Error::new(ErrorKind::Shader, key.shader, format_args!("no shader module `{name}`"))
         })?;
-        resolver.add_module(path(alias), Cow::Borrowed(*source));
+        resolver.add_module(path(alias), text(name, source));
     }
     let mut generated = String::new();
     for (name, value) in &key.constants {

@@ -40,6 +40,15 @@ impl<S> Operation<S> {
         })
     }
 
+    /// A handle to the device for which `variant` is the only one of this operation.
+    pub fn only(&self, gpu: &Gpu, variant: &Variant<S>) -> Gpu {
+        let gpu = gpu.with_own_rejections();
+        for other in self.variants.iter().filter(|other| other.name != variant.name) {
+            gpu.reject(self.full_name(other));
+        }
+        gpu
+    }
+
     /// The best variant's kernel.
     ///
     /// # Errors
