@@ -307,9 +307,10 @@ impl Gpu {
         Ok(steps.len())
     }
 
-    /// Whether a step of `work` would take longer than a submission may.
+    /// Whether a single step of `work` would take so long that a watchdog might end it: more than ten
+    /// times what a submission should take, a second by default, where drivers allow about two.
     pub fn too_long(&self, work: f64) -> bool {
-        work > self.pace.lock().unwrap_or_else(PoisonError::into_inner).bound()
+        work / 10.0 > self.pace.lock().unwrap_or_else(PoisonError::into_inner).bound()
     }
 
     /// Work per second that the device is taken to do, in the unit of [`Cost`].
