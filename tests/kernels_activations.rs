@@ -199,3 +199,57 @@ fn residual_add() {
         }
     }
 }
+
+#[test]
+fn rms_norm() {
+    const ROWS: usize = 5;
+    const EPS: f32 = 1e-5;
+    for cols in [1, 31, 100, 256, 4100] {
+        // Rows of very different magnitude, one of them zero.
+        let mut x = noise(3, ROWS * cols);
+        let scales = [1.0, 1e-4, 1e4, 0.0, 30.0];
+        x.iter_mut().enumerate().for_each(|(index, value)| *value *= scales[index / cols]);
+        let (delta, weight) = (noise(4, ROWS * cols), noise(5, cols));
+        for (residual, gather) in [(false, false), (true, false), (false, true), (true, true)] {
+            let shape = RmsNormShape { residual, gather };
+            for gpu in [&*GPU, &*FLOOR] {
+                for variant in RMS_NORM.runnable(gpu, &shape) {
+                    check_rms_norm(&RMS_NORM.only(gpu, variant), shape, cols, (&x, &delta, &weight), EPS);
+                }
+            }
+        }
+    }
+}
+
+fn check_rms_norm(gpu: &Gpu, shape: RmsNormShape, cols: usize, values: (&[f32], &[f32], &[f32]), eps: f32) {
+    let (x, delta, weight) = values;
+    let rows = x.len() / cols;
+    let chosen: Vec<u32> = if shape.gather { vec![4, 0, 2] } else { (0..rows as u32).collect() };
+    let mut summed = x.to_vec();
+    let normed = reference::rms_norm(&mut summed, shape.residual.then_some(delta), weight, eps);
+    let pick = |all: &[f32]| -> Vec<f32> {
+        chosen.iter().flat_map(|row| &all[*row as usize * cols..][..cols]).copied().collect()
+    };
+
+    let x = Tensor::from_values(gpu, "x", x, cols as u32).unwrap();
+    let delta = Tensor::from_values(gpu, "delta", delta, cols as u32).unwrap();
+    let weight = gpu.upload("weight", weight).unwrap();
+    let y = Tensor::zeros(gpu, "y", rows as u32, cols as u32).unwrap();
+    let row_ids = gpu.upload("row_ids", &chosen).unwrap();
+    let mut recording = Recording::default();
+    let (delta, row_ids) = (shape.residual.then_some(&delta), shape.gather.then_some(&row_ids));
+    RmsNorm { x: &x, delta, weight: &weight, y: &y, row_ids, eps }.record(gpu, &mut recording).unwrap();
+    gpu.replay(&recording, &[rows as u64, chosen.len() as u64, 0], None).unwrap();
+
+    let found = download(gpu, &y, chosen.len());
+    let expected = pick(&normed);
+    for (row, (found, expected)) in found.chunks(cols).zip(expected.chunks(cols)).enumerate() {
+        let difference = difference(found, expected);
+        assert!(
+            difference <= 1e-6 * largest(expected),
+            "{shape:?}, {cols} columns, row {row}: {difference:e}"
+        );
+    }
+    // The residual stream was updated where it was read, once.
+    assert_eq!(pick(&download(gpu, &x, rows)), pick(&summed));
+}
