@@ -1,0 +1,77 @@
+//! Arguments that choose a GPU and what of it to use.
+
+use clap::ValueEnum;
+use mistral_wgpu::{
+    Result,
+    gpu::{Capabilities, Capability, GpuOptions},
+};
+
+/// The GPU.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceArgs {
+    /// The GPU: its index in `mistral devices`, or part of its name [default: the best one].
+    #[arg(long, value_name = "INDEX|NAME", env = "MISTRAL_GPU")]
+    gpu: Option<String>,
+    /// Limits to ask of the device: all it has, or only what every WebGPU device has.
+    #[arg(long, value_enum, default_value_t)]
+    limits: Limits,
+    /// Optional paths not to use: `f16`, `subgroup`, `timestamp`, `unchecked`.
+    #[arg(long, value_name = "LIST", env = "MISTRAL_DISABLE", value_parser = capabilities)]
+    disable: Option<Capabilities>,
+    /// Memory to plan with, such as `8GiB` [default: what the driver tells].
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    memory: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, ValueEnum)]
+enum Limits {
+    #[default]
+    Adapter,
+    Floor,
+}
+
+impl DeviceArgs {
+    /// What to open.
+    pub fn options(&self) -> GpuOptions {
+        GpuOptions {
+            gpu: self.gpu.clone().filter(|name| !name.is_empty()),
+            floor_limits: self.limits == Limits::Floor,
+            disable: self.disable.unwrap_or_default(),
+            memory: self.memory,
+        }
+    }
+}
+
+/// Names separated by commas.
+fn capabilities(list: &str) -> Result<Capabilities> {
+    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::parse::<Capability>).collect()
+}
+
+/// A number of bytes, with or without a unit.
+fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len()));
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024f64,
+        "m" | "mib" => 1024f64.powi(2),
+        "g" | "gib" => 1024f64.powi(3),
+        "t" | "tib" => 1024f64.powi(4),
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return Err(format!("unknown unit `{unit}`: use KiB, MiB, GiB or KB, MB, GB")),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(number) if number >= 0.0 && number * scale < u64::MAX as f64 => Ok((number * scale) as u64),
+        _ => Err("expected a size such as 8GiB".into()),
+    }
+}
+
+/// Bytes as people read them.
+pub fn human(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}

@@ -1,0 +1,114 @@
+//! The command line: arguments, progress, printing; the work is done by the library.
+
+mod device;
+mod generate;
+mod input;
+mod interrupt;
+mod model;
+mod sampling;
+mod tokenize;
+
+use std::{
+    io::{self, ErrorKind::BrokenPipe},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use mistral_wgpu::{Error, ErrorKind};
+
+/// Mistral 7B on any GPU: complete, chat, summarize and classify text.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n\
+        Every subcommand shows examples with --help."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Tell on stderr what happens; twice for more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Tokenize(tokenize::Args),
+    Detokenize(tokenize::DecodeArgs),
+}
+
+/// Why a subcommand ended early.
+#[derive(Debug)]
+enum Failure {
+    /// Something went wrong.
+    Error(Error),
+    /// Standard output could not be written.
+    Output(io::Error),
+    /// The user pressed Ctrl-C.
+    Interrupted,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Output(error.into())
+    }
+}
+
+/// What a subcommand returns.
+type Outcome = Result<(), Failure>;
+
+/// An error of usage.
+fn usage(subject: &str, message: impl std::fmt::Display) -> Failure {
+    Error::new(ErrorKind::Argument, subject, message).into()
+}
+
+/// Parses the arguments, runs the subcommand and reports how it ended.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    trace(cli.verbose);
+    let outcome = match cli.command {
+        Command::Generate(args) => generate::run(&args, cli.json),
+        Command::Tokenize(args) => tokenize::run(&args, cli.json),
+        Command::Detokenize(args) => tokenize::run_decode(&args, cli.json),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) => {
+            eprintln!("error: standard output: {error}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Error(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::from(if error.kind() == ErrorKind::Argument { 2 } else { 1 })
+        }
+        Err(Failure::Interrupted) => ExitCode::from(130),
+    }
+}
+
+/// Sends what the library reports to stderr.
+fn trace(verbose: u8) {
+    let filter = match verbose {
+        0 => "off,mistral_wgpu=warn,mistral=warn",
+        1 => "warn,mistral_wgpu=debug,mistral=debug",
+        _ => "info,mistral_wgpu=trace,mistral=trace",
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+}

@@ -1,0 +1,154 @@
+//! Arguments that choose a model, and its loading.
+
+use std::{env, path::PathBuf, sync::Arc};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use indicatif::{ProgressBar, ProgressStyle};
+use mistral_wgpu::{
+    Error, ErrorKind, Result,
+    generate::{Engine, EngineOptions, ModelSource},
+    gpu::Gpu,
+    model::{Fit, ModelConfig, ModelOptions},
+    ops::KvFormat,
+    quant::{FORMATS, Format, by_name},
+    text::Tokenizer,
+};
+use pollster::block_on;
+
+use super::device::{DeviceArgs, human};
+
+/// Longest context unless `--context` says otherwise.
+const USUAL_CONTEXT: u32 = 4096;
+
+/// The model and where it comes from.
+#[derive(Debug, clap::Args)]
+pub struct SourceArgs {
+    /// Model folder as on Hugging Face, or `synthetic:NAME` for random weights [default: the demo
+    /// model].
+    #[arg(long, value_name = "DIR|synthetic:NAME")]
+    pub model: Option<ModelSource>,
+}
+
+/// A model to be loaded, and the GPU to load it on.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// How weights are stored on the GPU [default: the file's own type if that fits, else q8_0, else
+    /// q4_0].
+    #[arg(long, value_name = "FORMAT", value_parser = format())]
+    pub weights: Option<&'static Format>,
+    /// Longest text in tokens, prompt included [default: the model's own, at most 4096].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub context: Option<u32>,
+    /// How keys and values are stored [default: f16].
+    #[arg(long, value_name = "FORMAT", value_parser = kv_format())]
+    pub kv_cache: Option<KvFormat>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+fn format() -> impl TypedValueParser<Value = &'static Format> {
+    let names = PossibleValuesParser::new(FORMATS.map(|format| format.name));
+    names.map(|name| by_name(&name).expect("a name of the table"))
+}
+
+fn kv_format() -> impl TypedValueParser<Value = KvFormat> {
+    let names = PossibleValuesParser::new(KvFormat::all().map(KvFormat::name));
+    names.map(|name| KvFormat::by_name(&name).expect("a name of the table"))
+}
+
+impl SourceArgs {
+    /// The model asked for, or the demo model, with a line on stderr that says so.
+    ///
+    /// # Errors
+    /// When no model is named and there is no demo model.
+    pub fn get(&self) -> Result<ModelSource> {
+        if let Some(source) = &self.model {
+            return Ok(source.clone());
+        }
+        let demo = env::var_os("MISTRAL_DEMO_MODEL").map_or_else(
+            || concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model").into(),
+            PathBuf::from,
+        );
+        if !demo.join("config.json").exists() {
+            let message = "not there; name a model folder with --model, or the demo model's in \
+                           MISTRAL_DEMO_MODEL";
+            return Err(Error::new(ErrorKind::Argument, demo.display(), message));
+        }
+        eprintln!(
+            "note: using the small demo model; for Mistral 7B: --model DIR, a folder downloaded from \
+             huggingface.co/mistralai"
+        );
+        Ok(ModelSource::Folder(demo))
+    }
+
+    /// The model's tokenizer, without anything else of it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_dir`]; for a synthetic model.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match self.get()?.folder() {
+            Some(dir) => Tokenizer::from_dir(dir),
+            None => Err(Error::new(ErrorKind::Argument, "model", "a synthetic model has no tokenizer")),
+        }
+    }
+}
+
+impl ModelArgs {
+    /// Sizes of the working memory for a model of `config`.
+    pub fn model_options(&self, config: &ModelConfig) -> ModelOptions {
+        let usual = USUAL_CONTEXT.min(config.max_position_embeddings as u32);
+        let defaults = ModelOptions::default();
+        ModelOptions {
+            context: self.context.unwrap_or(usual),
+            kv_format: self.kv_cache.unwrap_or(defaults.kv_format),
+            ..defaults
+        }
+    }
+
+    /// Opens the GPU and loads the model.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`] and [`Engine::load`].
+    pub fn load(&self) -> Result<Arc<Engine>> {
+        self.load_with(|_, _| {})
+    }
+
+    /// As [`load`](Self::load), with `adjust` having the last word on the sizes.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(&self, adjust: impl FnOnce(&ModelConfig, &mut EngineOptions)) -> Result<Arc<Engine>> {
+        let source = self.source.get()?;
+        let config = source.config()?;
+        let mut options = EngineOptions { weights: self.weights, model: self.model_options(&config) };
+        adjust(&config, &mut options);
+        let gpu = Arc::new(block_on(Gpu::open(&self.device.options()))?);
+        tracing::info!(device = gpu.description().name, capabilities = %gpu.capabilities(), "opened");
+        let bar = ProgressBar::new(0).with_message("loading").with_style(
+            ProgressStyle::with_template(
+                "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
+            )
+            .expect("a valid template"),
+        );
+        let engine = Engine::load(gpu, &source, &options, &mut |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        let engine = engine?;
+        let fit = Fit::new(&config, &options.model, engine.format());
+        let memory = engine.gpu().description().memory.total;
+        tracing::info!(weights = engine.format().name, needs = human(fit.total()), "loaded");
+        if fit.fits(memory) == Some(false) {
+            tracing::warn!(
+                "the model takes {} of the device's {}: see `mistral inspect`",
+                human(fit.total()),
+                human(memory.unwrap_or_default())
+            );
+        }
+        Ok(engine)
+    }
+}
