@@ -39,6 +39,7 @@ impl DeviceArgs {
             floor_limits: self.limits == Limits::Floor,
             disable: self.disable.unwrap_or_default(),
             memory: self.memory,
+            ..GpuOptions::default()
         }
     }
 }
