@@ -226,7 +226,7 @@ pub static FILL: Operation<&Format> = Operation {
 };
 
 /// Values evenly spread over ±√3 standard deviations.
-fn uniform_values(seed: u32, count: usize, standard_deviation: f32) -> Vec<f32> {
+pub(super) fn uniform_values(seed: u32, count: usize, standard_deviation: f32) -> Vec<f32> {
     // A linear congruential generator modulo 2⁶⁴ (Knuth's MMIX multiplier), of which the high bits are used.
     let mut state = u64::from(seed);
     let mut unit = || {

@@ -1,0 +1,223 @@
+//! Rotation, the KV cache and attention, on a sequence of three pages.
+
+use super::{SelfTest, worst};
+use crate::{
+    Result,
+    gpu::{Gpu, Recording},
+    ops::{
+        ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionShape, KvFormat, KvSegment,
+        PAGE, QUERY_TILE, ROPE_KV, RopeKv, Row, WorkItem, weight::uniform_values,
+    },
+    reference,
+    tensor::Tensor,
+};
+
+/// Numbers as the KV cache stores them.
+fn to_words(kv: KvFormat, values: &[f32]) -> Vec<u32> {
+    let half = |value: f32| u32::from(reference::f16_store(value));
+    match kv {
+        KvFormat::F32 => values.iter().map(|value| value.to_bits()).collect(),
+        KvFormat::F16 => values.as_chunks().0.iter().map(|[a, b]| half(*a) | half(*b) << 16).collect(),
+    }
+}
+
+fn from_words(kv: KvFormat, words: &[u32]) -> Vec<f32> {
+    let half = |bits: u32| reference::f16_load(bits as u16);
+    match kv {
+        KvFormat::F32 => words.iter().map(|word| f32::from_bits(*word)).collect(),
+        KvFormat::F16 => words.iter().flat_map(|word| [half(word & 0xffff), half(word >> 16)]).collect(),
+    }
+}
+
+/// The numbers of `values`, `[tokens, kv_heads, head_dim]`, in the pages `table`; NaN elsewhere.
+fn paged(shape: &AttentionShape, values: &[f32], table: &[u32]) -> Vec<f32> {
+    let mut pages = vec![f32::NAN; table.len() * (PAGE * shape.kv_heads * shape.head_dim) as usize];
+    for (number, from) in (0..).zip(values.chunks_exact(shape.head_dim as usize)) {
+        let (token, head) = (number / shape.kv_heads, number % shape.kv_heads);
+        let at = place(shape, table[(token / PAGE) as usize] * PAGE + token % PAGE, head);
+        pages[at..at + from.len()].copy_from_slice(from);
+    }
+    pages
+}
+
+/// Where the numbers of a slot's head begin.
+fn place(shape: &AttentionShape, slot: u32, head: u32) -> usize {
+    (((slot / PAGE * shape.kv_heads + head) * PAGE + slot % PAGE) * shape.head_dim) as usize
+}
+
+/// Two rows: one turned by angles like any, the other by a quarter, which is exact, so that its key
+/// must be stored exactly, and every value, some of them subnormal in `f16`.
+pub async fn rope_kv(test: &mut SelfTest<'_>, shape: AttentionShape) -> Result<()> {
+    let [heads, kv_heads, dim] = [shape.heads, shape.kv_heads, shape.head_dim].map(|n| n as usize);
+    let (mut cos, mut sin) = reference::rope_table(dim, 1e4, 7..=7);
+    cos.resize(dim, 0.0);
+    sin.resize(dim, 1.0);
+    let table: Vec<[f32; 2]> = cos.iter().zip(&sin).map(|(cos, sin)| [*cos, *sin]).collect();
+
+    let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
+    let cols = (heads + 2 * kv_heads) * dim;
+    let mut qkv = uniform_values(1, 2 * cols, 1.0);
+    for row in qkv.chunks_exact_mut(cols) {
+        row[(heads + kv_heads) * dim..].iter_mut().step_by(3).for_each(|value| *value *= 1e-5);
+        q.extend_from_slice(&row[..heads * dim]);
+        k.extend_from_slice(&row[heads * dim..][..kv_heads * dim]);
+        v.extend_from_slice(&row[(heads + kv_heads) * dim..]);
+    }
+    reference::rope(&mut q, &cos, &sin, heads, dim);
+    reference::rope(&mut k, &cos, &sin, kv_heads, dim);
+    let stored = |values: &[f32]| from_words(shape.kv, &to_words(shape.kv, values));
+    let (k, v) = (stored(&k[kv_heads * dim..]), stored(&v));
+
+    let slots = [5, PAGE + 8];
+    test.check(&ROPE_KV, &shape, shape.kv.name(), 1e-6, async |gpu| {
+        let qkv = Tensor::from_values(gpu, "qkv", &qkv, cols as u32)?;
+        let turned = Tensor::zeros(gpu, "q", 2, shape.heads * shape.head_dim)?;
+        let rows = [0, 1].map(|row| Row {
+            position: row,
+            slot: slots[row as usize],
+            ..bytemuck::Zeroable::zeroed()
+        });
+        let rows = gpu.upload("rows", &rows)?;
+        let rope = gpu.upload("rope", &table)?;
+        let bytes = 2 * shape.page_bytes();
+        let segment = KvSegment {
+            k: gpu.allocate("k", bytes)?,
+            v: gpu.allocate("v", bytes)?,
+            first_slot: 0,
+            slots: 2 * PAGE,
+        };
+        let mut recording = Recording::default();
+        let segments = std::slice::from_ref(&segment);
+        RopeKv { qkv: &qkv, q: &turned, rows: &rows, rope: &rope, segments, shape }
+            .record(gpu, &mut recording)?;
+        gpu.replay(&recording, &[2], None)?;
+        let pages = gpu.download::<u32>(&[segment.k, segment.v]).await?;
+        let token = |words: &[u32], slot: u32| -> Vec<f32> {
+            let numbers = from_words(shape.kv, words);
+            (0..shape.kv_heads)
+                .flat_map(|head| &numbers[place(&shape, slot, head)..][..dim])
+                .copied()
+                .collect()
+        };
+        let found_v = [token(&pages[1], slots[0]), token(&pages[1], slots[1])].concat();
+        let of_q = worst(&turned.download(gpu, 2).await?, &q, |_| 1.0);
+        let of_k = worst(&token(&pages[0], slots[1]), &k, |index| k[index].abs());
+        Ok(of_q.max(of_k).max(worst(&found_v, &v, |index| v[index].abs())))
+    })
+    .await
+}
+
+/// Tokens of the sequence, which ends within its third page.
+const KEYS: u32 = 2 * PAGE + 6;
+
+/// Some keys of the first page have left it.
+const WINDOW: u32 = 50;
+
+/// Its pages lie in this order.
+const TABLE: [u32; 3] = [2, 0, 1];
+
+/// Numbers of an attention.
+struct Case {
+    shape: AttentionShape,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    positions: Vec<u32>,
+    expected: Vec<f32>,
+}
+
+/// Of the first head, values are subnormal in `f16`.
+fn value_size(shape: &AttentionShape, head: u32) -> f32 {
+    if head / shape.group() == 0 { 5e-5 } else { 1.0 }
+}
+
+impl Case {
+    /// One row by itself at the last position, and a tile of rows that ends there.
+    fn new(shape: AttentionShape) -> Self {
+        let [heads, kv_heads, dim] = [shape.heads, shape.kv_heads, shape.head_dim].map(|n| n as usize);
+        let stored = |values: &[f32]| from_words(shape.kv, &to_words(shape.kv, values));
+        let positions: Vec<u32> = [KEYS - 1].into_iter().chain(KEYS - QUERY_TILE..KEYS).collect();
+        let count = KEYS as usize * kv_heads * dim;
+        let mut v = uniform_values(3, count, 0.5);
+        for (number, head) in (0..).zip(v.chunks_exact_mut(dim)) {
+            let size = value_size(&shape, number % shape.kv_heads * shape.group());
+            head.iter_mut().for_each(|value| *value *= size);
+        }
+        let (k, v) = (stored(&uniform_values(2, count, 1.5)), stored(&v));
+        let q = uniform_values(1, positions.len() * heads * dim, 1.0);
+        let twin = reference::AttentionShape { heads, kv_heads, head_dim: dim, window: Some(WINDOW) };
+        let expected = reference::attention(&q, &k, &v, &positions, twin);
+        Self { shape, q, k, v, positions, expected }
+    }
+
+    /// The worst error of the rows, one number for each.
+    async fn run(&self, gpu: &Gpu) -> Result<Vec<f32>> {
+        let shape = self.shape;
+        let cols = shape.heads * shape.head_dim;
+        let q = Tensor::from_values(gpu, "q", &self.q, cols)?;
+        let out = Tensor::zeros(gpu, "out", q.rows, cols)?;
+        let rows = (0..).zip(&self.positions);
+        let rows: Vec<_> = rows
+            .map(|(row, position)| Row {
+                position: *position,
+                partial: 2 * row,
+                partials: 2,
+                ..bytemuck::Zeroable::zeroed()
+            })
+            .collect();
+        // Keys are split where the third page begins, which not every row of the tile sees.
+        let items = |first_row: u32, rows: u32| {
+            let begin = self.positions[first_row as usize] + 1 - WINDOW;
+            [(begin, 2 * PAGE, 0), (2 * PAGE, KEYS, 1)].map(|(key_begin, key_end, split)| WorkItem {
+                first_row,
+                rows,
+                pages: 0,
+                key_begin,
+                key_end,
+                split,
+            })
+        };
+        let upload_pages =
+            |label, values: &[f32]| gpu.upload(label, &to_words(shape.kv, &paged(&shape, values, &TABLE)));
+        let segment = KvSegment {
+            k: upload_pages("k", &self.k)?,
+            v: upload_pages("v", &self.v)?,
+            first_slot: 0,
+            slots: TABLE.len() as u32 * PAGE,
+        };
+        let partials = 2 * self.positions.len() as u64;
+        let mut recording = Recording::default();
+        Attention {
+            q: &q,
+            out: &out,
+            rows: &gpu.upload("rows", &rows)?,
+            single_items: &[gpu.upload("single items", &items(0, 1))?],
+            tiled_items: &[gpu.upload("tiled items", &items(1, QUERY_TILE))?],
+            page_table: &gpu.upload("page table", &TABLE)?,
+            segments: &[segment],
+            partials: &gpu.allocate("partials", 4 * partials * shape.partial_floats())?,
+            shape,
+            window: Some(WINDOW),
+        }
+        .record(gpu, &mut recording)?;
+        gpu.replay(&recording, &[u64::from(q.rows), 0, 0, 2, 2], None)?;
+        let found = out.download(gpu, q.rows).await?;
+        let size = |index: usize| value_size(&shape, index as u32 / shape.head_dim);
+        let cols = cols as usize;
+        let by_row = found.chunks_exact(cols).zip(self.expected.chunks_exact(cols));
+        Ok(by_row.map(|(found, expected)| worst(found, expected, size)).collect())
+    }
+}
+
+/// Single rows, tiles, and the merge of their parts.
+pub async fn attention(test: &mut SelfTest<'_>, shape: AttentionShape) -> Result<()> {
+    let case = &Case::new(shape);
+    let name = shape.kv.name();
+    // WGSL promises exp(x) to 3 + 2 |x| units in the last place; here |x| is below some 30.
+    let bound = 1e-5;
+    let largest = |errors: &[f32]| errors.iter().copied().fold(0.0, f32::max);
+    test.check(&ATTENTION_SINGLE, &shape, name, bound, async |gpu| Ok(case.run(gpu).await?[0])).await?;
+    test.check(&ATTENTION_TILED, &shape, name, bound, async |gpu| Ok(largest(&case.run(gpu).await?[1..])))
+        .await?;
+    test.check(&ATTENTION_COMBINE, &shape, name, bound, async |gpu| Ok(largest(&case.run(gpu).await?))).await
+}
