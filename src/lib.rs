@@ -48,6 +48,7 @@
 //!   are cut depends on its position alone.
 #![warn(missing_docs)]
 
+pub mod apps;
 pub mod checkpoint;
 mod error;
 pub mod generate;

@@ -21,7 +21,7 @@ pub struct DeviceArgs {
     disable: Option<Capabilities>,
     /// Memory to plan with, such as `8GiB` [default: what the driver tells].
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
-    memory: Option<u64>,
+    pub memory: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, ValueEnum)]

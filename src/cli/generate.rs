@@ -5,7 +5,6 @@ use std::io::{Write, stdout};
 use futures::TryStreamExt;
 use mistral_wgpu::{
     generate::{Engine, Finish, GenerateOptions, Sampled, Session},
-    ops::PAGE,
     text::Encode,
 };
 use pollster::block_on;
@@ -15,7 +14,7 @@ use super::{
     Failure, Outcome,
     input::{Ids, text},
     interrupt,
-    model::ModelArgs,
+    model::{ModelArgs, room_for_a_fork},
     sampling::SamplingArgs,
     usage,
 };
@@ -66,13 +65,11 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     if args.logprobs.is_some() && !json {
         return Err(usage("logprobs", "printed with --json only"));
     }
-    let engine = args.model.load_with(|config, options| {
+    let engine = args.model.load_with(|_, config, options| {
         if args.samples > 1 {
-            // The prompt's keys stay while a continuation moves on.
-            let model = &mut options.model;
-            let most = model.context.saturating_add(PAGE);
-            model.cache_tokens = Some(model.cache_tokens(config).saturating_mul(2).min(most));
+            room_for_a_fork(config, &mut options.model);
         }
+        Ok(())
     })?;
     let mut options = args.sampling.options(engine.generation_config(), engine.config().vocab_size)?;
     options.sampling.top_logprobs = args.logprobs.unwrap_or(0);

@@ -1,15 +1,19 @@
 //! The command line: arguments, progress, printing; the work is done by the library.
 
+mod bench;
 mod device;
+mod devices;
 mod generate;
 mod input;
+mod inspect;
 mod interrupt;
+mod logits;
 mod model;
 mod sampling;
 mod tokenize;
 
 use std::{
-    io::{self, ErrorKind::BrokenPipe},
+    io::{self, ErrorKind::BrokenPipe, Write},
     process::ExitCode,
 };
 
@@ -37,8 +41,12 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Logits(logits::Args),
     Tokenize(tokenize::Args),
     Detokenize(tokenize::DecodeArgs),
+    Devices(devices::Args),
+    Inspect(inspect::Args),
+    Bench(bench::Args),
 }
 
 /// Why a subcommand ended early.
@@ -78,14 +86,23 @@ fn usage(subject: &str, message: impl std::fmt::Display) -> Failure {
     Error::new(ErrorKind::Argument, subject, message).into()
 }
 
+/// Prints a JSON value on a line.
+fn print(value: &serde_json::Value) -> Outcome {
+    Ok(writeln!(io::stdout(), "{value}")?)
+}
+
 /// Parses the arguments, runs the subcommand and reports how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     trace(cli.verbose);
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args, cli.json),
+        Command::Logits(args) => logits::run(&args, cli.json),
         Command::Tokenize(args) => tokenize::run(&args, cli.json),
         Command::Detokenize(args) => tokenize::run_decode(&args, cli.json),
+        Command::Devices(args) => devices::run(&args, cli.json),
+        Command::Inspect(args) => inspect::run(&args, cli.json),
+        Command::Bench(args) => bench::run(&args, cli.json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

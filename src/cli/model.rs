@@ -9,7 +9,7 @@ use mistral_wgpu::{
     generate::{Engine, EngineOptions, ModelSource},
     gpu::Gpu,
     model::{Fit, ModelConfig, ModelOptions},
-    ops::KvFormat,
+    ops::{KvFormat, PAGE},
     quant::{FORMATS, Format, by_name},
     text::Tokenizer,
 };
@@ -96,6 +96,12 @@ impl SourceArgs {
     }
 }
 
+/// Makes the KV cache hold a text and a continuation of it that moves on while the text stays.
+pub fn room_for_a_fork(config: &ModelConfig, options: &mut ModelOptions) {
+    let most = options.context.saturating_add(PAGE);
+    options.cache_tokens = Some(options.cache_tokens(config).saturating_mul(2).min(most));
+}
+
 impl ModelArgs {
     /// Sizes of the working memory for a model of `config`.
     pub fn model_options(&self, config: &ModelConfig) -> ModelOptions {
@@ -113,18 +119,21 @@ impl ModelArgs {
     /// # Errors
     /// As [`Gpu::open`] and [`Engine::load`].
     pub fn load(&self) -> Result<Arc<Engine>> {
-        self.load_with(|_, _| {})
+        self.load_with(|_, _, _| Ok(()))
     }
 
     /// As [`load`](Self::load), with `adjust` having the last word on the sizes.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_with(&self, adjust: impl FnOnce(&ModelConfig, &mut EngineOptions)) -> Result<Arc<Engine>> {
+    pub fn load_with(
+        &self,
+        adjust: impl FnOnce(&ModelSource, &ModelConfig, &mut EngineOptions) -> Result<()>,
+    ) -> Result<Arc<Engine>> {
         let source = self.source.get()?;
         let config = source.config()?;
         let mut options = EngineOptions { weights: self.weights, model: self.model_options(&config) };
-        adjust(&config, &mut options);
+        adjust(&source, &config, &mut options)?;
         let gpu = Arc::new(block_on(Gpu::open(&self.device.options()))?);
         tracing::info!(device = gpu.description().name, capabilities = %gpu.capabilities(), "opened");
         let bar = ProgressBar::new(0).with_message("loading").with_style(

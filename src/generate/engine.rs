@@ -186,6 +186,11 @@ impl Engine {
         self.options.context as usize
     }
 
+    /// Sizes of the working memory.
+    pub fn model_options(&self) -> &ModelOptions {
+        &self.options
+    }
+
     /// What the model's makers suggest for generation.
     pub fn generation_config(&self) -> &GenerationConfig {
         &self.generation

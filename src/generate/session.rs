@@ -111,6 +111,22 @@ impl Session {
         engine.prefill(model, self, 1)
     }
 
+    /// Appends tokens as [`Model::skip`](crate::model::Model::skip) does.
+    ///
+    /// # Errors
+    /// As there; [`ErrorKind::Argument`] when tokens before them have not been computed.
+    pub async fn skip(&mut self, tokens: &[u32]) -> Result<()> {
+        let computed = self.sequence.len() as usize;
+        if computed < self.tokens.len() {
+            let expected = format!("{} computed tokens", self.tokens.len());
+            return Err(Error::expected(ErrorKind::Argument, "skip", expected, computed));
+        }
+        self.feed(tokens);
+        let engine = self.engine.clone();
+        let model = &mut engine.state.lock().await.model;
+        model.skip(engine.gpu(), &mut self.sequence, tokens.len() as u32)
+    }
+
     /// A session with the same tokens that shares what was computed.
     pub fn fork(&self) -> Self {
         Self {

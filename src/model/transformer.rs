@@ -143,6 +143,20 @@ impl Model {
         self.activations.hidden_states.iter().chain([&self.activations.final_norm])
     }
 
+    /// Appends `count` tokens to `sequence` without computing them: their keys and values are whatever the
+    /// cache holds. For benchmarks at a depth.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] when the cache is full.
+    pub fn skip(&mut self, gpu: &Gpu, sequence: &mut Sequence, count: u32) -> Result<()> {
+        let mut copies = Recording::default();
+        for first in (0..count).step_by(self.options.max_rows as usize) {
+            self.cache.reserve(sequence, (count - first).min(self.options.max_rows), &mut copies)?;
+            sequence.release_outside_window();
+        }
+        gpu.replay(&copies, &[], None)
+    }
+
     /// Tokens of a chunk at `position` that a batch should hold, so that no step of it outlasts a
     /// submission's time by much on this device.
     ///

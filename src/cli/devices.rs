@@ -1,0 +1,91 @@
+//! `mistral devices`: the adapters there are.
+
+use std::io::{Write, stdout};
+
+use mistral_wgpu::gpu::{AdapterDescription, Capability, Gpu, GpuOptions, list_adapters};
+use pollster::block_on;
+use serde_json::{Value, json};
+
+use super::{Outcome, device::human};
+
+/// List the GPUs, and what of them is used.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mistral devices
+  mistral devices --json
+  mistral generate --gpu 1 'Once upon a time'
+  mistral generate --gpu radeon --disable f16 'Once upon a time'
+
+JSON is an array of objects: `index`, `name`, `backend`, `kind` (`discrete`, `integrated`, `virtual`, `software` or `other`),
+`driver`, `capabilities`, `limits` (`buffer`, `binding`, `workgroup_memory` in bytes; `invocations`, `workgroups`),
+`memory` (`total`, `free` in bytes or null, `shared_with_host`), `subgroup_sizes`.")]
+pub struct Args {}
+
+pub fn run(_: &Args, json: bool) -> Outcome {
+    let adapters = block_on(list_adapters());
+    if adapters.is_empty() {
+        // Fails, and says what to install.
+        block_on(Gpu::open(&GpuOptions::default()))?;
+    }
+    if json {
+        return super::print(&adapters.iter().enumerate().map(object).collect::<Value>());
+    }
+    let mut out = stdout().lock();
+    for (index, adapter) in adapters.iter().enumerate() {
+        let AdapterDescription { name, backend, kind, driver, capabilities, limits, .. } = adapter;
+        let kind = if *kind == "software" { "software: runs on the CPU" } else { kind };
+        let (smallest, largest) = adapter.subgroup_sizes;
+        writeln!(out, "{index}: {name}")?;
+        writeln!(out, "   backend    {backend}, {kind}; driver {driver}")?;
+        writeln!(out, "   uses       {capabilities}")?;
+        writeln!(out, "   memory     {}", memory(adapter))?;
+        writeln!(
+            out,
+            "   limits     buffer {}, binding {}, workgroup memory {}, {} invocations, {} workgroups",
+            human(limits.buffer),
+            human(limits.binding),
+            human(limits.workgroup_memory.into()),
+            limits.invocations,
+            limits.workgroups
+        )?;
+        writeln!(out, "   subgroups  {smallest} to {largest}")?;
+    }
+    Ok(())
+}
+
+/// What is known about an adapter's memory, in words.
+pub fn memory(adapter: &AdapterDescription) -> String {
+    let known = match (adapter.memory.free, adapter.memory.total) {
+        (Some(free), Some(total)) => format!("{} free of {}", human(free), human(total)),
+        (Some(size), None) | (None, Some(size)) => human(size),
+        (None, None) => "unknown".into(),
+    };
+    known + if adapter.memory.shared_with_host { ", the computer's own" } else { "" }
+}
+
+fn object((index, adapter): (usize, &AdapterDescription)) -> Value {
+    let AdapterDescription { name, backend, kind, driver, capabilities, limits, memory, subgroup_sizes } =
+        adapter;
+    json!({
+        "index": index,
+        "name": name,
+        "backend": backend,
+        "kind": kind,
+        "driver": driver,
+        "capabilities": capabilities.iter().map(Capability::name).collect::<Vec<_>>(),
+        "limits": {
+            "buffer": limits.buffer,
+            "binding": limits.binding,
+            "invocations": limits.invocations,
+            "workgroup_memory": limits.workgroup_memory,
+            "workgroups": limits.workgroups,
+        },
+        "memory": {
+            "total": memory.total,
+            "free": memory.free,
+            "shared_with_host": memory.shared_with_host,
+        },
+        "subgroup_sizes": subgroup_sizes,
+    })
+}
