@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     gpu::{Gpu, Profile, Recording},
-    ops::{Attention, Embedding, KvFormat, Matmul, RmsNorm, RopeKv, RowCount, Swiglu, count},
+    ops::{Attention, Embedding, KvFormat, Matmul, PAGE, RmsNorm, RopeKv, RowCount, Swiglu, count},
     tensor::Tensor,
 };
 
@@ -49,9 +49,9 @@ impl Default for ModelOptions {
 impl ModelOptions {
     /// Tokens that the KV cache of `config` gets room for.
     pub fn cache_tokens(&self, config: &ModelConfig) -> u32 {
-        // A chunk needs its own keys and the window before them; the pages at both ends are partial.
-        let kept = |window: u32| window.saturating_add(self.max_rows).saturating_add(2 * crate::ops::PAGE);
-        let longest = self.context.min(config.sliding_window.map_or(u32::MAX, kept));
+        // A chunk needs its own keys and the window before them; forks need a page or two to go on.
+        let kept = |window: u32| window.saturating_add(self.max_rows);
+        let longest = self.context.min(config.sliding_window.map_or(u32::MAX, kept)).saturating_add(4 * PAGE);
         self.cache_tokens.unwrap_or(longest)
     }
 }
