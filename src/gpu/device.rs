@@ -197,7 +197,8 @@ impl Gpu {
             let faults = faults.clone();
             move |reason, message| {
                 let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
-                faults.lost = Some(format!("{reason:?} {message}"));
+                faults.lost =
+                    Some(format!("the device was lost ({reason:?}) {message}").trim_end().to_owned());
             }
         });
         Ok(Self {
@@ -262,6 +263,7 @@ impl Gpu {
 
     /// Runs `make` and turns the error it raises on the device into a `Result`.
     pub(super) fn guarded<T>(&self, label: &str, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+        self.doing(label);
         let scopes =
             [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory]
                 .map(|filter| self.device.push_error_scope(filter));
@@ -269,6 +271,7 @@ impl Gpu {
         // Innermost first; on native backends the future of a popped scope is ready at once.
         let errors: Vec<_> =
             scopes.into_iter().rev().filter_map(|scope| scope.pop().now_or_never().flatten()).collect();
+        self.check_lost()?; // which no scope tells
         match errors.into_iter().next() {
             Some(error) => Err(describe(label, error)),
             None => Ok(made),
@@ -310,16 +313,24 @@ impl Gpu {
     /// # Errors
     /// See [`Gpu::wait`].
     pub fn check(&self) -> Result<()> {
-        let mut faults = self.faults();
-        if let Some(lost) = &faults.lost {
-            return Err(Error::new(ErrorKind::DeviceLost, &faults.doing, lost));
+        self.check_lost()?;
+        self.faults().first.take().map_or(Ok(()), Err)
+    }
+
+    fn check_lost(&self) -> Result<()> {
+        let faults = self.faults();
+        match &faults.lost {
+            Some(lost) => Err(Error::new(ErrorKind::DeviceLost, &faults.doing, lost)),
+            None => Ok(()),
         }
-        faults.first.take().map_or(Ok(()), Err)
     }
 
     /// Destroys the device, as a driver reset would; everything after it is [`ErrorKind::DeviceLost`].
     pub fn destroy(&self) {
+        self.doing("destroy");
         self.device.destroy();
+        // The loss is told once the device is idle.
+        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {

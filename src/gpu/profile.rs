@@ -21,7 +21,7 @@ impl Profile {
     /// Prepares profiling on `gpu`.
     ///
     /// # Errors
-    /// [`ErrorKind::Device`] when the device has no timestamps.
+    /// [`ErrorKind::Device`] when the device has no timestamps; as [`Gpu::allocate`].
     pub fn new(gpu: &Gpu) -> Result<Self> {
         if !gpu.capabilities().has(&[super::Capability::Timestamp]) {
             return Err(Error::expected(
@@ -31,17 +31,20 @@ impl Profile {
                 gpu.capabilities(),
             ));
         }
-        let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
-            label: Some("profile"),
-            ty: wgpu::QueryType::Timestamp,
-            count: 2 * CAPACITY,
-        });
-        let raw = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("profile"),
-            size: u64::from(2 * CAPACITY) * 8,
-            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
+        let (queries, raw) = gpu.guarded("profile", |device| {
+            let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("profile"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * CAPACITY,
+            });
+            let raw = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("profile"),
+                size: u64::from(2 * CAPACITY) * 8,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            (queries, raw)
+        })?;
         Ok(Self { queries, labels: Vec::new(), resolved: Buffer::from_raw(raw), seconds: HashMap::new() })
     }
 

@@ -209,8 +209,17 @@ fn link(key: &KernelKey, replaced: &HashMap<String, String>) -> Result<String> {
         options.features.flags.insert(flag.to_owned(), wesl::Feature::Enable);
     }
     let linked = wesl::compile_sourcemap(&path(key.shader), &resolver, &EscapeMangler, &options);
-    let text = linked.map_err(|error| Error::new(ErrorKind::Shader, key.shader, error))?.to_string();
+    let text =
+        linked.map_err(|error| Error::new(ErrorKind::Shader, key.shader, plain(&error.to_string())))?;
+    let text = text.to_string();
     Ok(if key.needs.contains(&Capability::F16) { format!("enable f16;\n{text}") } else { text })
+}
+
+/// A report without the colours that wesl always gives it: `\x1b[91merror\x1b[0m` is `error`.
+fn plain(report: &str) -> String {
+    let mut parts = report.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    first + &parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest)).collect::<String>()
 }
 
 fn reflect(module: &naga::Module) -> Vec<(String, u32, BindingKind)> {

@@ -1,0 +1,312 @@
+//! The device: choice, limits, what goes wrong on it, pace and profile.
+
+mod device;
+
+use std::time::{Duration, Instant};
+
+use device::{FLOOR, GPU};
+use mistral_wgpu::{
+    Error, ErrorKind,
+    gpu::*,
+    model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights},
+    ops::*,
+    quant::by_name,
+    tensor::Tensor,
+};
+use pollster::block_on;
+
+fn open(options: GpuOptions) -> Result<Gpu, Error> {
+    block_on(Gpu::open(&options))
+}
+
+fn named(gpu: &str) -> GpuOptions {
+    GpuOptions { gpu: Some(gpu.to_owned()), ..Default::default() }
+}
+
+#[test]
+fn adapters_are_chosen_by_index_or_part_of_the_name() {
+    let adapters = block_on(list_adapters());
+    for (index, adapter) in adapters.iter().enumerate() {
+        let opened = open(named(&index.to_string())).unwrap();
+        assert_eq!(opened.description().name, adapter.name);
+        assert_eq!(opened.description().backend, adapter.backend);
+        let part = adapter.name[..adapter.name.len() / 2].to_uppercase();
+        let first = adapters.iter().find(|other| other.name.to_uppercase().contains(&part)).unwrap();
+        assert_eq!(open(named(&part)).unwrap().description().name, first.name);
+    }
+    for unknown in ["no such adapter", "4711"] {
+        let error = open(named(unknown)).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Argument);
+        assert!(error.to_string().contains(unknown), "{error}");
+        assert!(adapters.iter().all(|adapter| error.to_string().contains(&adapter.name)), "{error}");
+    }
+}
+
+/// Those of the WebGPU specification, section "Limits".
+#[test]
+fn floor_limits_are_in_force() {
+    let floor = Limits {
+        buffer: 256 << 20,
+        binding: 128 << 20,
+        invocations: 256,
+        workgroup_memory: 16 << 10,
+        workgroups: 65535,
+    };
+    assert_eq!(FLOOR.limits(), floor);
+    let error = FLOOR.allocate("too large", (256 << 20) + 4).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert_eq!(error.subject(), "too large");
+    assert!(error.to_string().contains(&(256u64 << 20).to_string()), "{error}");
+    FLOOR.allocate("largest", 256 << 20).unwrap();
+}
+
+#[test]
+fn disabled_capabilities_are_gone() {
+    let all = GPU.capabilities();
+    for capability in all.iter() {
+        let disable = [capability].into_iter().collect();
+        let gpu = open(GpuOptions { disable, ..Default::default() }).unwrap();
+        assert_eq!(gpu.capabilities(), all.without(disable), "{}", capability.name());
+        assert_eq!(gpu.description().capabilities, all, "what the adapter could do");
+    }
+    assert_eq!(FLOOR.capabilities(), Capabilities::default());
+    let key = KernelKey { needs: &[Capability::Subgroup], ..KernelKey::new("swiglu") };
+    let error = FLOOR.kernel(&key).unwrap_err();
+    assert_eq!((error.kind(), error.subject()), (ErrorKind::Shader, "swiglu"));
+    assert!("subgroups".parse::<Capability>().unwrap_err().to_string().contains("f16, subgroup"));
+}
+
+#[test]
+fn planned_memory_replaces_the_driver_s() {
+    let gpu = open(GpuOptions { memory: Some(123 << 20), ..Default::default() }).unwrap();
+    let memory = gpu.description().memory;
+    assert_eq!((memory.total, memory.free), (Some(123 << 20), Some(123 << 20)));
+    assert_eq!(memory.shared_with_host, GPU.description().memory.shared_with_host);
+}
+
+fn residual_add() -> KernelKey {
+    (RESIDUAL_ADD.variants[0].key)(&())
+}
+
+/// A step of the kernel with buffers of these sizes, in bytes.
+fn step(gpu: &Gpu, names: [&str; 2], bytes: u64) -> Result<Step, Error> {
+    let params = gpu.upload("params", &[0u32; 4])?;
+    let [a, b] = [gpu.allocate("a", bytes)?, gpu.allocate("b", 4)?];
+    let bindings = [("params", &params), (names[0], &a), (names[1], &b)];
+    let grid = [Extent::Fixed(1), Extent::Fixed(1), Extent::Fixed(1)];
+    Step::new(gpu, "sum", gpu.kernel(&residual_add())?, &bindings, grid, Cost::default())
+}
+
+#[test]
+fn wrong_bindings_are_named() {
+    step(&FLOOR, ["x", "delta"], 128 << 20).unwrap();
+    let cases = [
+        (["x", "other"], 4, "no buffer `other`"),
+        (["x", "x"], 4, "buffer `delta` is not bound"),
+        (["x", "delta"], (128 << 20) + 256, "`x` binds 134217984 bytes, the limit is 134217728"),
+    ];
+    for (names, bytes, message) in cases {
+        let error = step(&FLOOR, names, bytes).unwrap_err();
+        assert_eq!((error.kind(), error.subject()), (ErrorKind::Shader, "sum (residual_add)"));
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+/// One buffer bound for reading and writing is refused by the device, not by this crate.
+#[test]
+fn a_validation_error_names_the_operation() {
+    let gpu = open(GpuOptions::default()).unwrap();
+    let x = Tensor::zeros(&gpu, "x", 1, 32).unwrap();
+    let mut recording = Recording::default();
+    ResidualAdd { x: &x, delta: &x }.record(&gpu, &mut recording).unwrap();
+    let error = gpu.replay(&recording, &[1], None).and_then(|()| gpu.wait()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Device, "{error}");
+    assert_eq!(error.subject(), "residual_add", "{error}");
+    gpu.wait().unwrap();
+}
+
+/// A type error, an unknown name and a syntax error: told with the file, line and text.
+#[test]
+fn a_shader_that_does_not_compile_is_located() {
+    let from = "let col = workgroup.y";
+    let (_, source) = SHADERS.iter().find(|(name, _)| *name == "residual_add").unwrap();
+    let line = 1 + source.lines().position(|line| line.contains(from)).unwrap();
+    let edits = [
+        ("let col: f32 = workgroup.y", "expected to be `f32`", "let col: f32".to_owned()),
+        ("let col = nothing", "nothing", "let col = nothing".to_owned()),
+        ("let let", "unexpected token `let`", format!("residual_add:{line}:")),
+    ];
+    for (edit, message, place) in edits {
+        let shaders = [("residual_add".to_owned(), source.replace(from, edit))].into();
+        let gpu = open(GpuOptions { shaders, ..Default::default() }).unwrap();
+        let error = gpu.kernel(&residual_add()).unwrap_err();
+        assert_eq!((error.kind(), error.subject()), (ErrorKind::Shader, "residual_add"));
+        let text = error.to_string();
+        assert!(text.contains(message) && text.contains(&place) && text.contains("residual_add:"), "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
+    }
+    let error = GPU.kernel(&KernelKey::new("swiglu").mount("x", "no/such")).unwrap_err();
+    assert_eq!((error.kind(), error.subject()), (ErrorKind::Shader, "swiglu"));
+    assert!(error.to_string().contains("no/such"), "{error}");
+}
+
+fn tiny(gpu: &Gpu) -> Result<Model, Error> {
+    let config = ModelConfig::synthetic("tiny").unwrap();
+    let weights = Weights::random(gpu, &config, by_name("q4_0").unwrap(), 1)?;
+    Model::new(gpu, config, weights, ModelOptions { context: 64, max_rows: 32, ..Default::default() })
+}
+
+/// Logits of all tokens of a new sequence.
+fn forward(
+    gpu: &Gpu,
+    model: &mut Model,
+    tokens: &[u32],
+    profile: Option<&mut Profile>,
+) -> Result<Vec<f32>, Error> {
+    let mut sequence = model.sequence();
+    let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::All }];
+    model.forward(gpu, &mut chunks, profile)?;
+    block_on(model.logits.download(gpu, tokens.len() as u32))
+}
+
+#[test]
+fn a_lost_device_is_an_error_everywhere() {
+    let gpu = open(GpuOptions::default()).unwrap();
+    let mut model = tiny(&gpu).unwrap();
+    let buffer = gpu.upload("buffer", &[1u32; 8]).unwrap();
+    let mut recording = Recording::default();
+    let x = Tensor::zeros(&gpu, "x", 1, 32).unwrap();
+    let delta = Tensor::zeros(&gpu, "delta", 1, 32).unwrap();
+    ResidualAdd { x: &x, delta: &delta }.record(&gpu, &mut recording).unwrap();
+    gpu.destroy();
+    let lost = |what: &str, error: Error| assert_eq!(error.kind(), ErrorKind::DeviceLost, "{what}: {error}");
+    for _ in 0..2 {
+        lost("check", gpu.check().unwrap_err());
+        lost("wait", gpu.wait().unwrap_err());
+        lost("flush", gpu.flush().unwrap_err());
+        lost("allocate", gpu.allocate("a", 4).unwrap_err());
+        lost("upload", gpu.upload("a", &[1u32]).unwrap_err());
+        gpu.write(&buffer, 0, &[2u32]);
+        lost("download", block_on(gpu.download::<u32>(std::slice::from_ref(&buffer))).unwrap_err());
+        lost("kernel", gpu.kernel(&(SWIGLU.variants[0].key)(&()).flag("new", true)).unwrap_err());
+        lost("replay", gpu.replay(&recording, &[1], None).unwrap_err());
+        lost("step", step(&gpu, ["x", "delta"], 4).unwrap_err());
+        lost("forward", forward(&gpu, &mut model, &[1, 5], None).unwrap_err());
+        lost("model", tiny(&gpu).unwrap_err());
+        lost("profile", Profile::new(&gpu).unwrap_err());
+    }
+    assert_eq!(model.used_pages(), 0, "the tokens that were not computed were taken back");
+}
+
+#[test]
+fn a_replay_is_cut_into_short_submissions() {
+    let prompt: Vec<u32> = (0..32).collect();
+    let run = |seconds: Option<f64>| {
+        let gpu = open(GpuOptions { submission_seconds: seconds, ..Default::default() }).unwrap();
+        let mut model = tiny(&gpu).unwrap();
+        let first = forward(&gpu, &mut model, &prompt, None).unwrap();
+        let before = gpu.submissions();
+        assert_eq!(forward(&gpu, &mut model, &prompt, None).unwrap(), first);
+        (first, gpu.submissions() - before)
+    };
+    let (logits, submissions) = run(None);
+    assert_eq!(submissions, 1);
+    let (same, submissions) = run(Some(1e-9));
+    // Embedding, two blocks of eleven steps or more, norm and output: nearly every one for itself.
+    assert!((15..=40).contains(&submissions), "{submissions} submissions");
+    assert_eq!(same, logits);
+}
+
+/// A step over `bytes` of weights.
+fn product(gpu: &Gpu) -> (Recording, f64) {
+    let weight = Weight::allocate(gpu, "weight", by_name("f32").unwrap(), 4096, 2048).unwrap();
+    let (x, y) = (Tensor::zeros(gpu, "x", 1, 2048).unwrap(), Tensor::zeros(gpu, "y", 1, 4096).unwrap());
+    let counts = gpu.upload("counts", &[1u32]).unwrap();
+    let mut recording = Recording::default();
+    Matmul { weight: &weight, x: &x, y: &y, rows: RowCount::Few(1), counts: &counts, label: "product" }
+        .record(gpu, &mut recording)
+        .unwrap();
+    (recording, weight.bytes() as f64)
+}
+
+#[test]
+fn the_pace_follows_what_was_measured() {
+    let gpu = open(GpuOptions { submission_seconds: Some(0.01), ..Default::default() }).unwrap();
+    let (recording, work) = product(&gpu);
+    let replay = |pause: Duration| {
+        gpu.wait().unwrap();
+        let (rate, start) = (gpu.rate(), Instant::now());
+        gpu.replay(&recording, &[1], None).unwrap();
+        std::thread::sleep(pause);
+        gpu.wait().unwrap();
+        (rate, gpu.rate(), work / start.elapsed().as_secs_f64())
+    };
+    assert_eq!(recording.heaviest(&[1]), work);
+    assert!(gpu.too_long(1.01 * gpu.rate() * 0.01) && !gpu.too_long(0.99 * gpu.rate() * 0.01));
+
+    // Work beyond the bound, done late, as if the device were slow: half way to that, and so again.
+    for pause in [200, 400] {
+        let (before, after, measured) = replay(Duration::from_millis(pause));
+        assert!(after < before && after >= (before + measured) / 2.0, "{before:e} {after:e} {measured:e}");
+        let slow = work / Duration::from_millis(pause).as_secs_f64();
+        assert!(after <= (before + slow) / 2.0 * 1.000_001, "{before:e} {after:e} {slow:e}");
+    }
+    // In no time: faster than it was taken to be.
+    let (before, after, measured) = replay(Duration::ZERO);
+    assert!(after > before && after >= (before + measured) / 2.0, "{before:e} {after:e} {measured:e}");
+
+    // Little work that takes long says nothing.
+    let (x, delta) = (Tensor::zeros(&gpu, "x", 1, 32).unwrap(), Tensor::zeros(&gpu, "delta", 1, 32).unwrap());
+    let mut little = Recording::default();
+    ResidualAdd { x: &x, delta: &delta }.record(&gpu, &mut little).unwrap();
+    let before = gpu.rate();
+    gpu.replay(&little, &[1], None).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    gpu.wait().unwrap();
+    assert_eq!(gpu.rate(), before);
+}
+
+#[test]
+fn a_profile_sums_the_steps_by_label() {
+    let gpu = &*GPU;
+    if !gpu.capabilities().has(&[Capability::Timestamp]) {
+        eprintln!("skipped: {} has no timestamps", gpu.description().name);
+        return;
+    }
+    let mut model = tiny(gpu).unwrap();
+    let tokens = [1, 5, 7, 9];
+    let plain = forward(gpu, &mut model, &tokens, None).unwrap();
+    let mut profile = Profile::new(gpu).unwrap();
+    assert!(profile.totals().is_empty());
+    let start = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(forward(gpu, &mut model, &tokens, Some(&mut profile)).unwrap(), plain);
+        block_on(profile.collect(gpu)).unwrap();
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    let totals = profile.totals();
+    let mut counts: Vec<_> = totals.iter().map(|(label, _, count)| (*label, *count)).collect();
+    counts.sort();
+    // Three passes of two blocks, each with two norms and two kinds of attention.
+    let expected = [
+        ("attention_combine", 6),
+        ("attention_single", 6),
+        ("attention_tiled", 6),
+        ("down", 6),
+        ("embedding", 3),
+        ("gate_up", 6),
+        ("lm_head", 3),
+        ("o", 6),
+        ("qkv", 6),
+        ("rms_norm", 15),
+        ("rope_kv", 6),
+        ("swiglu", 6),
+    ];
+    assert_eq!(counts, expected);
+    let sum: f64 = totals.iter().map(|(_, seconds, _)| seconds).sum();
+    assert!(sum > 0.0 && sum < elapsed, "{sum} s on the device, {elapsed} s in all");
+    assert!(totals.is_sorted_by(|a, b| a.1 >= b.1), "longest first: {totals:?}");
+
+    let error = Profile::new(&FLOOR).unwrap_err();
+    assert_eq!((error.kind(), error.subject()), (ErrorKind::Device, "profile"));
+}
