@@ -71,22 +71,19 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     if cases.is_empty() {
         return Err(usage("bench", "expected a prompt length or a number of tokens above 0"));
     }
-    let mut source = None;
+    let source = args.model.source.get()?;
+    let (model, depth) = match &source {
+        ModelSource::Synthetic(name) => (format!("synthetic:{name}"), Depth::Skip),
+        ModelSource::Folder(dir) => (dir.display().to_string(), Depth::Prefill),
+    };
     let start = Instant::now();
-    let engine = args.model.load_with(|model, config, options| {
+    let engine = args.model.load_from(&source, |config, options| {
         if args.model.context.is_none() {
             options.model.context = cases.iter().map(Case::context).max().unwrap_or(1);
         }
         room_for_a_fork(config, &mut options.model);
-        source = Some(model.clone());
-        Ok(())
     })?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let (model, depth) = match source {
-        Some(ModelSource::Synthetic(name)) => (format!("synthetic:{name}"), Depth::Skip),
-        Some(ModelSource::Folder(dir)) => (dir.display().to_string(), Depth::Prefill),
-        None => unreachable!("set while loading"),
-    };
     let bar = ProgressBar::new(cases.len() as u64)
         .with_style(ProgressStyle::with_template("{msg} {pos}/{len}").expect("a valid template"));
     let mut rows = Vec::new();

@@ -65,11 +65,10 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     if args.logprobs.is_some() && !json {
         return Err(usage("logprobs", "printed with --json only"));
     }
-    let engine = args.model.load_with(|_, config, options| {
+    let engine = args.model.load_with(|config, options| {
         if args.samples > 1 {
             room_for_a_fork(config, &mut options.model);
         }
-        Ok(())
     })?;
     let mut options = args.sampling.options(engine.generation_config(), engine.config().vocab_size)?;
     options.sampling.top_logprobs = args.logprobs.unwrap_or(0);

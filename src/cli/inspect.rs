@@ -113,7 +113,10 @@ impl Report {
             None => format!(
                 "nothing tells how much memory there is: --weights {name} is taken; give --memory for a better choice"
             ),
-            Some(true) => format!("--weights {name} is the most exact that fits, and what is taken"),
+            Some(true) if name == self.own.to_string() => {
+                format!("fits as it is: --weights {name}, the type of its file, is taken")
+            }
+            Some(true) => format!("--weights {name} is taken: the most exact that fits"),
             Some(false) if fit.weights < fit.total() / 2 => {
                 format!(
                     "nothing fits: most is for the context of {} tokens, lower --context",

@@ -10,10 +10,9 @@ use std::{
 use mistral_wgpu::{
     Error, ErrorKind, Result,
     checkpoint::Checkpoint,
-    generate::{EngineOptions, ModelSource},
-    model::ModelConfig,
+    generate::ModelSource,
     ops::KvFormat,
-    quant::by_name,
+    quant::{Format, by_name},
 };
 use pollster::block_on;
 use safetensors::{Dtype, View};
@@ -74,8 +73,21 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(usage("output", format_args!("there is no folder {}", folder.display())));
     }
-    let engine =
-        args.model.load_with(|source, config, options| prepare(args, &tokens, source, config, options))?;
+    let source = args.model.source.get()?;
+    let vocab = source.config()?.vocab_size;
+    if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
+        return Err(usage("tokens", format_args!("expected ids below the vocabulary's {vocab}, found {id}")));
+    }
+    let own = own_format(&source)?;
+    let engine = args.model.load_from(&source, |config, options| {
+        let rows = (LOGIT_BYTES / (4 * config.vocab_size.next_multiple_of(32))).max(1) as u32;
+        options.weights = options.weights.or(own);
+        let model = &mut options.model;
+        model.context = args.model.context.unwrap_or(tokens.len() as u32);
+        model.kv_format = args.model.kv_cache.unwrap_or(KvFormat::F32);
+        model.max_rows = args.chunk;
+        model.max_logit_rows = args.chunk.min(rows);
+    })?;
     let (logits, states) = block_on(engine.logits(&tokens, args.hidden))?;
 
     let config = engine.config();
@@ -93,29 +105,11 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     Ok(write(&args.output, tensors)?)
 }
 
-/// Sizes and formats for `tokens`.
-fn prepare(
-    args: &Args,
-    tokens: &[u32],
-    source: &ModelSource,
-    config: &ModelConfig,
-    options: &mut EngineOptions,
-) -> Result<()> {
-    if let Some(id) = tokens.iter().find(|id| **id as usize >= config.vocab_size) {
-        let expected = format_args!("token ids below the vocabulary's {}", config.vocab_size);
-        return Err(Error::expected(ErrorKind::Argument, "tokens", expected, id));
-    }
-    if let (None, Some(folder)) = (options.weights, source.folder()) {
-        let checkpoint = Checkpoint::open(folder)?;
-        options.weights = by_name(&checkpoint.tensor("model.embed_tokens.weight")?.dtype.to_string());
-    }
-    let rows = (LOGIT_BYTES / (4 * config.vocab_size.next_multiple_of(32))).max(1) as u32;
-    let model = &mut options.model;
-    model.context = args.model.context.unwrap_or(tokens.len() as u32);
-    model.kv_format = args.model.kv_cache.unwrap_or(KvFormat::F32);
-    model.max_rows = args.chunk;
-    model.max_logit_rows = args.chunk.min(rows);
-    Ok(())
+/// The type that the weights have in the model's files.
+fn own_format(source: &ModelSource) -> Result<Option<&'static Format>> {
+    let Some(folder) = source.folder() else { return Ok(None) };
+    let checkpoint = Checkpoint::open(folder)?;
+    Ok(by_name(&checkpoint.tensor("model.embed_tokens.weight")?.dtype.to_string()))
 }
 
 /// Writes beside `path` first, so that a file of that name is always whole.

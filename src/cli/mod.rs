@@ -129,3 +129,38 @@ fn trace(verbose: u8) {
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// Names of subcommands and options, plausible and implausible values.
+    fn word() -> impl Strategy<Value = String> {
+        let mut known: Vec<String> =
+            ["-", "--", "-n", "-p", "-vv", "0", "-1", "1,2", "8GiB", "5=0.5", "q4_0", "f16"]
+                .map(str::to_owned)
+                .into();
+        for command in Cli::command().get_subcommands() {
+            known.push(command.get_name().to_owned());
+            known.extend(command.get_arguments().filter_map(|arg| Some(format!("--{}", arg.get_long()?))));
+        }
+        prop_oneof![3 => prop::sample::select(known), 1 => any::<String>(), 1 => "[-0-9.,=eE+a-zA-Z]{0,12}"]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn no_arguments_make_it_panic(words in prop::collection::vec(word(), 0..8)) {
+            let _ = Cli::try_parse_from(["mistral".to_owned()].into_iter().chain(words));
+        }
+    }
+}

@@ -119,21 +119,29 @@ impl ModelArgs {
     /// # Errors
     /// As [`Gpu::open`] and [`Engine::load`].
     pub fn load(&self) -> Result<Arc<Engine>> {
-        self.load_with(|_, _, _| Ok(()))
+        self.load_with(|_, _| {})
     }
 
-    /// As [`load`](Self::load), with `adjust` having the last word on the sizes.
+    /// As [`load`](Self::load), with `adjust` having the last word on the options.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_with(
+    pub fn load_with(&self, adjust: impl FnOnce(&ModelConfig, &mut EngineOptions)) -> Result<Arc<Engine>> {
+        self.load_from(&self.source.get()?, adjust)
+    }
+
+    /// As [`load_with`](Self::load_with), from `source`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_from(
         &self,
-        adjust: impl FnOnce(&ModelSource, &ModelConfig, &mut EngineOptions) -> Result<()>,
+        source: &ModelSource,
+        adjust: impl FnOnce(&ModelConfig, &mut EngineOptions),
     ) -> Result<Arc<Engine>> {
-        let source = self.source.get()?;
         let config = source.config()?;
         let mut options = EngineOptions { weights: self.weights, model: self.model_options(&config) };
-        adjust(&source, &config, &mut options)?;
+        adjust(&config, &mut options);
         let gpu = Arc::new(block_on(Gpu::open(&self.device.options()))?);
         tracing::info!(device = gpu.description().name, capabilities = %gpu.capabilities(), "opened");
         let bar = ProgressBar::new(0).with_message("loading").with_style(
@@ -142,7 +150,7 @@ impl ModelArgs {
             )
             .expect("a valid template"),
         );
-        let engine = Engine::load(gpu, &source, &options, &mut |done, total| {
+        let engine = Engine::load(gpu, source, &options, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         });
