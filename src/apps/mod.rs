@@ -1,3 +1,42 @@
-//! What a person asks for, on top of [`generate`](crate::generate).
+//! What a person asks a model for: a summary, a label, a conversation.
 
-pub mod bench;
+mod chat;
+mod classify;
+mod parts;
+mod prompts;
+mod summarize;
+
+pub use chat::{Chat, Turn};
+pub use classify::{Classifier, Score};
+pub use parts::parts;
+pub use prompts::{Job, PromptFormat, PromptTemplate, Variables};
+pub use summarize::{Progress, Summarizer, Summary};
+
+use std::{ops::ControlFlow, pin::pin};
+
+use futures::TryStreamExt;
+
+use crate::{
+    Result,
+    generate::{Finish, GenerateOptions, Session},
+};
+
+/// Continues a session and hands the text on as it comes, without the white space at its beginning;
+/// whoever receives it may break off. Returns all of it and why it ended, `None` if broken off.
+async fn answer(
+    session: &mut Session,
+    options: GenerateOptions,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<(String, Option<Finish>)> {
+    let mut pieces = pin!(session.generate(options));
+    let mut text = String::new();
+    while let Some(piece) = pieces.try_next().await? {
+        let new = if text.is_empty() { piece.text.trim_start() } else { &piece.text };
+        text += new;
+        let broken_off = on_text(new).is_break();
+        if piece.finish.is_some() || broken_off {
+            return Ok((text, piece.finish));
+        }
+    }
+    Ok((text, None))
+}

@@ -75,6 +75,11 @@ impl Session {
         &self.tokens
     }
 
+    /// How many of them are computed: their keys and values are in the cache.
+    pub fn computed(&self) -> usize {
+        self.sequence.len() as usize
+    }
+
     /// Appends tokens; they count as prompt, and so does everything before them.
     pub fn feed(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
@@ -214,7 +219,12 @@ impl<'a> Continuation<'a> {
         if left == 0 {
             return Err(Error::expected(ErrorKind::Argument, "max_tokens", "at least 1", 0));
         }
-        let decoder = session.engine.tokenizer().ok().map(|tokenizer| StreamDecoder::new(tokenizer.clone()));
+        let mut decoder =
+            session.engine.tokenizer().ok().map(|tokenizer| StreamDecoder::new(tokenizer.clone()));
+        if let (Some(decoder), Some(last)) = (&mut decoder, session.tokens.last()) {
+            // The space before the first word is no text, unless there are words before it.
+            decoder.push(*last)?;
+        }
         let sampler = Sampler::new(options.sampling.clone())?;
         let stop = StopStrings::new(options.stop.clone());
         Ok(Self { session, options, sampler, decoder, stop, left })

@@ -1,0 +1,177 @@
+//! Conversations.
+
+use std::{fs, io::Write, ops::ControlFlow, path::Path, sync::Arc};
+
+use super::answer;
+use crate::{
+    Error, ErrorKind, Result,
+    generate::{Engine, Finish, GenerateOptions, Session},
+    text::{Encode, Message},
+};
+
+/// Tokens kept free for an answer unless told otherwise, as far as a quarter of the context goes.
+const ANSWER_TOKENS: usize = 512;
+
+/// A conversation with a model, in its chat template; without one as lines `User: …` and
+/// `Assistant: …`.
+///
+/// What the cache holds of the conversation is kept from turn to turn, so that only what is new is
+/// computed. When the conversation outgrows the context, the model no longer sees the oldest turns.
+pub struct Chat {
+    session: Session,
+    messages: Vec<Message>,
+    /// The first message that the model still sees, the system's aside.
+    first_seen: usize,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// The text.
+    pub text: String,
+    /// Why it ended; `None`: it was broken off.
+    pub finish: Option<Finish>,
+    /// Tokens of the prompt, the whole conversation.
+    pub prompt_tokens: usize,
+    /// How many of them were still in the cache.
+    pub cached_tokens: usize,
+    /// Messages that the model has stopped seeing with this turn.
+    pub dropped: usize,
+}
+
+impl Chat {
+    /// Begins a conversation.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when the model has no tokenizer.
+    pub fn new(engine: &Arc<Engine>, system: Option<String>) -> Result<Self> {
+        engine.tokenizer()?;
+        let messages: Vec<_> = system.map(|content| message("system", content)).into_iter().collect();
+        Ok(Self { session: engine.session(), first_seen: messages.len(), messages })
+    }
+
+    /// The whole conversation.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Forgets everything but the system message.
+    pub fn reset(&mut self) {
+        self.first_seen = self.system().len();
+        self.messages.truncate(self.first_seen);
+    }
+
+    /// Writes the conversation to a file, as a JSON array of objects with `role` and `content`; the file is
+    /// there whole or not at all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(&self.messages).expect("strings are JSON");
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(name);
+        let write = || {
+            let mut file = fs::File::create(&temporary)?;
+            writeln!(file, "{json}")?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)
+        };
+        write().map_err(|error| {
+            let _ = fs::remove_file(&temporary);
+            Error::io(path, error)
+        })
+    }
+
+    /// Says something and returns the answer, whose text is handed to `on_text` as it comes; breaking off
+    /// there ends the answer, which stays in the conversation as far as it got.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] for a message longer than the context has room for; as
+    /// [`ChatTemplate::encode`](crate::text::ChatTemplate::encode) and [`Session::generate`]. The conversation
+    /// is then as it was.
+    pub async fn say(
+        &mut self,
+        text: &str,
+        options: &GenerateOptions,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Turn> {
+        let before = (self.messages.len(), self.first_seen);
+        self.messages.push(message("user", text.to_owned()));
+        let turn = self.answer(options.clone(), on_text).await;
+        match &turn {
+            Ok(turn) => self.messages.push(message("assistant", turn.text.clone())),
+            Err(_) => {
+                self.messages.truncate(before.0);
+                self.first_seen = before.1;
+            }
+        }
+        turn
+    }
+
+    async fn answer(
+        &mut self,
+        mut options: GenerateOptions,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Turn> {
+        let engine = self.session.engine().clone();
+        let room = options.max_tokens.unwrap_or(ANSWER_TOKENS).min(engine.context() / 4);
+        let limit = engine.context() - room;
+        let first_seen = self.first_seen;
+        let prompt = loop {
+            let prompt = self.prompt()?;
+            if prompt.len() <= limit {
+                break prompt;
+            }
+            // A user's message and its answer.
+            if self.first_seen + 2 >= self.messages.len() {
+                let expected = format!("at most {limit} tokens with what the template adds");
+                return Err(Error::expected(ErrorKind::Argument, "message", expected, prompt.len()));
+            }
+            self.first_seen += 2;
+        };
+        self.session.reset_to(&prompt)?;
+        let cached_tokens = self.session.computed();
+        if engine.template().is_none() {
+            options.stop.push("\nUser:".into());
+        }
+        let (text, finish) = answer(&mut self.session, options, on_text).await?;
+        Ok(Turn {
+            text: text.trim_end().to_owned(),
+            finish,
+            prompt_tokens: prompt.len(),
+            cached_tokens,
+            dropped: self.first_seen - first_seen,
+        })
+    }
+
+    fn system(&self) -> &[Message] {
+        let is_system = self.messages.first().is_some_and(|message| message.role == "system");
+        &self.messages[..usize::from(is_system)]
+    }
+
+    /// What the model sees, up to where its answer begins.
+    fn prompt(&self) -> Result<Vec<u32>> {
+        let seen = [self.system(), &self.messages[self.first_seen..]].concat();
+        let engine = self.session.engine();
+        let tokenizer = engine.tokenizer()?;
+        match engine.template() {
+            Some(template) => template.encode(tokenizer, &seen, true),
+            None => tokenizer.encode(&plain(&seen), Encode { special: false, bos: true }),
+        }
+    }
+}
+
+/// A conversation for a model without a template.
+fn plain(messages: &[Message]) -> String {
+    let line = |Message { role, content }: &Message| match role.as_str() {
+        "system" => format!("{content}\n\n"),
+        "user" => format!("User: {content}\n"),
+        _ => format!("Assistant: {content}\n"),
+    };
+    messages.iter().map(line).collect::<String>() + "Assistant:"
+}
+
+fn message(role: &str, content: String) -> Message {
+    Message { role: role.into(), content }
+}
