@@ -22,6 +22,19 @@ pub fn text(argument: Option<&str>) -> Result<String> {
     }
 }
 
+/// The text in a file; `-` or none at all is standard input.
+///
+/// # Errors
+/// When it cannot be read or is not UTF-8.
+pub fn file(path: Option<&Path>) -> Result<String> {
+    match path {
+        Some(path) if path.as_os_str() != "-" => {
+            std::fs::read_to_string(path).map_err(|error| Error::io(path, error))
+        }
+        _ => text(None),
+    }
+}
+
 /// The lines of the text given as an argument, or of standard input as they come, each parsed as JSON.
 pub fn json_lines<T: serde::de::DeserializeOwned + 'static>(
     argument: Option<&str>,

@@ -1,6 +1,8 @@
 //! The command line: arguments, progress, printing; the work is done by the library.
 
 mod bench;
+mod chat;
+mod classify;
 mod device;
 mod devices;
 mod generate;
@@ -9,7 +11,9 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod prompt;
 mod sampling;
+mod summarize;
 mod tokenize;
 
 use std::{
@@ -18,7 +22,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use mistral_wgpu::{Error, ErrorKind};
+use mistral_wgpu::{Error, ErrorKind, generate::Finish};
 
 /// Mistral 7B on any GPU: complete, chat, summarize and classify text.
 #[derive(Debug, Parser)]
@@ -41,6 +45,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
+    Summarize(summarize::Args),
+    Classify(classify::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Args),
     Detokenize(tokenize::DecodeArgs),
@@ -91,12 +98,24 @@ fn print(value: &serde_json::Value) -> Outcome {
     Ok(writeln!(io::stdout(), "{value}")?)
 }
 
+/// How an answer ended, as JSON output says it.
+fn finish_name(finish: Option<Finish>) -> &'static str {
+    match finish {
+        Some(Finish::Stop) => "stop",
+        Some(Finish::Length) => "length",
+        None => "interrupted",
+    }
+}
+
 /// Parses the arguments, runs the subcommand and reports how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     trace(cli.verbose);
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args, cli.json),
+        Command::Chat(args) => chat::run(&args, cli.json),
+        Command::Summarize(args) => summarize::run(&args, cli.json),
+        Command::Classify(args) => classify::run(&args, cli.json),
         Command::Logits(args) => logits::run(&args, cli.json),
         Command::Tokenize(args) => tokenize::run(&args, cli.json),
         Command::Detokenize(args) => tokenize::run_decode(&args, cli.json),
