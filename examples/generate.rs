@@ -22,7 +22,7 @@ async fn run(dir: PathBuf, prompt: &str) -> Result<(), Box<dyn Error>> {
     let gpu = Arc::new(Gpu::open(&GpuOptions::default()).await?);
     eprintln!("on {}", gpu.description().name);
     let source = ModelSource::Folder(dir);
-    let engine = Engine::load(gpu, &source, &EngineOptions::default(), &mut |_, _| {})?;
+    let engine = Engine::load(gpu, &source, &EngineOptions::default(), &mut |_, _| {}).await?;
 
     let tokens = engine.tokenizer()?.encode(prompt, Encode { bos: true, special: false })?;
     let mut session = engine.session();

@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A cache in f32, for numbers that compare with other implementations.
     let model = ModelOptions { kv_format: KvFormat::F32, ..Default::default() };
     let options = EngineOptions { model, ..Default::default() };
-    let engine = Engine::load(gpu, &ModelSource::Folder(dir.into()), &options, &mut |_, _| {})?;
+    let source = ModelSource::Folder(dir.into());
+    let engine = pollster::block_on(Engine::load(gpu, &source, &options, &mut |_, _| {}))?;
 
     let tokenizer = engine.tokenizer()?;
     let tokens = tokenizer.encode(&text, Encode { bos: true, special: false })?;

@@ -1,5 +1,6 @@
 //! What a person asks a model for: a summary, a label, a conversation.
 
+pub mod bench;
 mod chat;
 mod classify;
 mod parts;

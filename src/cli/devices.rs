@@ -2,11 +2,18 @@
 
 use std::io::{Write, stdout};
 
-use mistral_wgpu::gpu::{AdapterDescription, Capability, Gpu, GpuOptions, list_adapters};
+use mistral_wgpu::{
+    gpu::{AdapterDescription, Capability, Gpu, GpuOptions, list_adapters},
+    ops::{AttentionShape, KvFormat, SelfTestRow, SelfTestShapes, self_test},
+    quant::FORMATS,
+};
 use pollster::block_on;
 use serde_json::{Value, json};
 
-use super::{Outcome, device::human};
+use super::{
+    Outcome,
+    device::{DeviceArgs, human},
+};
 
 /// List the GPUs, and what of them is used.
 #[derive(Debug, clap::Args)]
@@ -14,15 +21,25 @@ use super::{Outcome, device::human};
 Examples:
   mistral devices
   mistral devices --json
+  mistral devices --self-test
   mistral generate --gpu 1 'Once upon a time'
   mistral generate --gpu radeon --disable f16 'Once upon a time'
 
 JSON is an array of objects: `index`, `name`, `backend`, `kind` (`discrete`, `integrated`, `virtual`, `software` or `other`),
 `driver`, `capabilities`, `limits` (`buffer`, `binding`, `workgroup_memory` in bytes; `invocations`, `workgroups`),
 `memory` (`total`, `free` in bytes or null, `shared_with_host`), `subgroup_sizes`.")]
-pub struct Args {}
+pub struct Args {
+    /// Run every kernel variant of the device on small random cases against the CPU, and print how far off it is
+    #[arg(long)]
+    self_test: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
 
-pub fn run(_: &Args, json: bool) -> Outcome {
+pub fn run(args: &Args, json: bool) -> Outcome {
+    if args.self_test {
+        return test(args, json);
+    }
     let adapters = block_on(list_adapters());
     if adapters.is_empty() {
         // Fails, and says what to install.
@@ -50,6 +67,29 @@ pub fn run(_: &Args, json: bool) -> Outcome {
             limits.workgroups
         )?;
         writeln!(out, "   subgroups  {smallest} to {largest}")?;
+    }
+    Ok(())
+}
+
+/// The self-test of one device: for every format of weights, and the attention of Mistral 7B.
+fn test(args: &Args, json: bool) -> Outcome {
+    let gpu = block_on(Gpu::open(&args.device.options()))?;
+    let mut rows: Vec<SelfTestRow> = Vec::new();
+    for (weights, kv) in FORMATS.into_iter().zip(KvFormat::all().cycle()) {
+        let attention = AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv };
+        rows.extend(block_on(self_test(&gpu, &SelfTestShapes { weights, attention }))?);
+    }
+    rows.sort_by(|a, b| (&a.variant, &a.case).cmp(&(&b.variant, &b.case)));
+    rows.dedup_by(|a, b| (&a.variant, &a.case) == (&b.variant, &b.case));
+    if json {
+        return super::print(&json!(rows));
+    }
+    let mut out = stdout().lock();
+    writeln!(out, "{} ({})", gpu.description().name, gpu.description().driver)?;
+    writeln!(out, "{:28} {:20} {:>9} {:>9}", "operation/variant", "case", "error", "bound")?;
+    for SelfTestRow { variant, case, error, bound, ok } in rows {
+        let verdict = if ok { "" } else { "  WRONG: not used" };
+        writeln!(out, "{variant:28} {case:20} {error:9.1e} {bound:9.1e}{verdict}")?;
     }
     Ok(())
 }

@@ -45,6 +45,9 @@ pub struct ModelArgs {
     /// How keys and values are stored [default: f16].
     #[arg(long, value_name = "FORMAT", value_parser = kv_format())]
     pub kv_cache: Option<KvFormat>,
+    /// Trust the device's kernels instead of trying them once against the CPU.
+    #[arg(long)]
+    pub no_self_test: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -140,7 +143,11 @@ impl ModelArgs {
         adjust: impl FnOnce(&ModelConfig, &mut EngineOptions),
     ) -> Result<Arc<Engine>> {
         let config = source.config()?;
-        let mut options = EngineOptions { weights: self.weights, model: self.model_options(&config) };
+        let mut options = EngineOptions {
+            weights: self.weights,
+            model: self.model_options(&config),
+            skip_self_test: self.no_self_test,
+        };
         adjust(&config, &mut options);
         let gpu = Arc::new(block_on(Gpu::open(&self.device.options()))?);
         tracing::info!(device = gpu.description().name, capabilities = %gpu.capabilities(), "opened");
@@ -150,10 +157,10 @@ impl ModelArgs {
             )
             .expect("a valid template"),
         );
-        let engine = Engine::load(gpu, source, &options, &mut |done, total| {
+        let engine = block_on(Engine::load(gpu, source, &options, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
-        });
+        }));
         bar.finish_and_clear();
         let engine = engine?;
         let fit = Fit::new(&config, &options.model, engine.format());

@@ -15,8 +15,9 @@ use crate::{
     gpu::Gpu,
     model::{
         Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig, ModelOptions, Progress, Sequence,
-        Weights, check,
+        Weights, attention_shape, check,
     },
+    ops::{SelfTestShapes, ensure_self_test},
     quant::{Format, by_name},
     text::{ChatTemplate, Tokenizer},
 };
@@ -73,6 +74,8 @@ pub struct EngineOptions {
     pub weights: Option<&'static Format>,
     /// Sizes of the working memory.
     pub model: ModelOptions,
+    /// Trust every kernel on this device, instead of trying them at the first load of such a model.
+    pub skip_self_test: bool,
 }
 
 /// The most exact of the checkpoint's own type, `q8_0` and `q4_0` that fits the device's memory; the
@@ -113,31 +116,35 @@ pub(super) struct State {
 }
 
 impl Engine {
-    /// Loads a model; `progress` is told the bytes read so far and in all.
+    /// Loads a model, after a self-test of the kernels that it will use; `progress` is told the bytes read so far and in all.
     ///
     /// # Errors
     /// Of every file that is missing or wrong, and as [`Gpu::allocate`].
-    pub fn load(
+    pub async fn load(
         gpu: Arc<Gpu>,
         source: &ModelSource,
         options: &EngineOptions,
-        progress: Progress,
+        progress: Progress<'_>,
     ) -> Result<Arc<Self>> {
         let config = source.config()?;
+        let checkpoint = source.folder().map(Checkpoint::open).transpose()?;
+        let dtype = match &checkpoint {
+            None => DType::F16,
+            Some(checkpoint) => {
+                check(checkpoint, &config)?;
+                checkpoint.tensor("model.embed_tokens.weight")?.dtype
+            }
+        };
         let memory = gpu.description().memory.free;
-        let choose =
-            |dtype| options.weights.unwrap_or_else(|| default_format(&config, &options.model, dtype, memory));
-        let (format, weights) = match source.folder() {
-            None => {
-                let format = choose(DType::F16);
-                (format, Weights::random(&gpu, &config, format, 0)?)
-            }
-            Some(dir) => {
-                let checkpoint = Checkpoint::open(dir)?;
-                check(&checkpoint, &config)?;
-                let format = choose(checkpoint.tensor("model.embed_tokens.weight")?.dtype);
-                (format, Weights::load(&gpu, &checkpoint, &config, format, progress)?)
-            }
+        let format =
+            options.weights.unwrap_or_else(|| default_format(&config, &options.model, dtype, memory));
+        if !options.skip_self_test {
+            let attention = attention_shape(&config, options.model.kv_format);
+            ensure_self_test(&gpu, &SelfTestShapes { weights: format, attention }, None).await?;
+        }
+        let weights = match &checkpoint {
+            None => Weights::random(&gpu, &config, format, 0)?,
+            Some(checkpoint) => Weights::load(&gpu, checkpoint, &config, format, progress)?,
         };
         let folder_with = |file: &str| source.folder().filter(|dir| dir.join(file).exists());
         let tokenizer = folder_with("tokenizer.json").map(Tokenizer::from_dir).transpose()?;

@@ -55,7 +55,7 @@ pub struct KvCache {
 }
 
 /// Heads of `config`, and how their keys and values are stored.
-pub(super) fn attention_shape(config: &ModelConfig, kv: KvFormat) -> AttentionShape {
+pub fn attention_shape(config: &ModelConfig, kv: KvFormat) -> AttentionShape {
     AttentionShape {
         heads: config.num_attention_heads as u32,
         kv_heads: config.num_key_value_heads as u32,

@@ -18,7 +18,7 @@ pub use config::ModelConfig;
 pub use families::{FAMILIES, Family};
 pub use fit::Fit;
 pub use generation_config::GenerationConfig;
-pub use kv_cache::{KvCache, Sequence};
+pub use kv_cache::{KvCache, Sequence, attention_shape};
 pub use synthetic::{SYNTHETIC, Synthetic};
 pub use tensors::{check, expected_tensors};
 pub use transformer::{Model, ModelOptions};
