@@ -242,7 +242,8 @@ fn the_pace_follows_what_was_measured() {
         (rate, gpu.rate(), work / start.elapsed().as_secs_f64())
     };
     assert_eq!(recording.heaviest(&[1]), work);
-    assert!(gpu.too_long(1.01 * gpu.rate() * 0.01) && !gpu.too_long(0.99 * gpu.rate() * 0.01));
+    // A single step may take ten times as long as a submission.
+    assert!(gpu.too_long(0.101 * gpu.rate()) && !gpu.too_long(0.099 * gpu.rate()));
 
     // Work beyond the bound, done late, as if the device were slow: half way to that, and so again.
     for pause in [200, 400] {
