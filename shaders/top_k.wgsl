@@ -24,10 +24,10 @@ var<workgroup> sums: array<u32, WORKGROUP>;              // running sums of sum_
 var<workgroup> chosen_ids: array<u32, MAX_K>;            // the k largest: those above the k-th by id, then those equal
 var<workgroup> chosen_keys: array<u32, MAX_K>;           // and their keys
 
-// An integer that orders like the float: -2.0 (0xc0000000) → 0x3fffffff, -0.0 → 0x7fffffff,
-// 0.0 → 0x80000000, 1.0 (0x3f800000) → 0xbf800000.
+// An integer that orders like the float: -2.0 (0xc0000000) → 0x3fffffff, both zeros → 0x80000000,
+// 1.0 (0x3f800000) → 0xbf800000.
 fn key_of(bits: u32) -> u32 {
-    return select(bits | SIGN, ~bits, bits >= SIGN);
+    return select(bits | SIGN, ~bits, bits > SIGN);
 }
 
 fn logit_of(key: u32) -> f32 {
