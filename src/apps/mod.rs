@@ -1,4 +1,4 @@
-//! What a person asks a model for: a summary, a label, a conversation.
+//! What a person asks for, on top of [`generate`](crate::generate): summaries, labels, conversations, benchmarks.
 
 pub mod bench;
 mod chat;

@@ -75,7 +75,8 @@ pub fn run(args: &Args, json: bool) -> Outcome {
 fn test(args: &Args, json: bool) -> Outcome {
     let gpu = block_on(Gpu::open(&args.device.options()))?;
     let mut rows: Vec<SelfTestRow> = Vec::new();
-    for (weights, kv) in FORMATS.into_iter().zip(KvFormat::all().cycle()) {
+    let kv_formats: Vec<_> = KvFormat::all().collect();
+    for (weights, kv) in FORMATS.into_iter().zip(kv_formats.into_iter().cycle()) {
         let attention = AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv };
         rows.extend(block_on(self_test(&gpu, &SelfTestShapes { weights, attention }))?);
     }
