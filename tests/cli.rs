@@ -25,7 +25,7 @@ fn model(name: &str) -> String {
 
 fn mistral(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mistral"));
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).env("MISTRAL_CACHE", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
@@ -310,6 +310,33 @@ fn devices_are_listed() {
 }
 
 #[test]
+fn the_self_test_runs_once_and_can_be_skipped() {
+    let rows = json(&["devices", "--json", "--self-test"]);
+    let rows = rows.as_array().unwrap();
+    for format in ["f32", "f16", "bf16", "q8_0", "q4_0"] {
+        let tested = |row: &Value| {
+            row["variant"] == "mat_mat/baseline" && row["case"].as_str().unwrap().starts_with(format)
+        };
+        assert!(rows.iter().any(tested), "{format} was not tested");
+    }
+    assert!(rows.iter().all(|row| row["ok"] == true), "{rows:?}");
+    let table = stdout(&["devices", "--self-test"]);
+    assert!(rows.iter().all(|row| table.contains(row["variant"].as_str().unwrap())), "{table}");
+    let cache = TempDir::new().unwrap();
+    let kept = |more: &[&str]| {
+        let arguments = ["generate", "--model", "synthetic:tiny", "--max-tokens", "1"];
+        let status =
+            mistral(&[&arguments, more].concat()).env("MISTRAL_CACHE", cache.path()).output().unwrap().status;
+        assert!(status.success());
+        fs::read_dir(cache.path()).unwrap().count()
+    };
+    assert_eq!(kept(&["--no-self-test"]), 0);
+    assert_eq!(kept(&[]), 1);
+    assert_eq!(kept(&[]), 1);
+    assert_eq!(kept(&["--weights", "q8_0"]), 2);
+}
+
+#[test]
 fn inspect_tells_what_fits() {
     let arguments = ["inspect", "synthetic:mistral-7b", "--memory", "5GiB", "--context", "4096", "--json"];
     let report = json(&arguments);
@@ -321,8 +348,8 @@ fn inspect_tells_what_fits() {
     // 18 bytes for 32 weights, but f32 for the 65 norms of 4096.
     let norms = 65 * 4096;
     assert_eq!(of("q4_0")["weights_bytes"], (7_241_732_096u64 - norms) / 32 * 18 + 4 * norms);
-    // Keys and values of 32 layers, 4096 positions, 8 heads of 128, two bytes each.
-    assert_eq!(of("q4_0")["kv_cache_bytes"], 2u64 * 32 * 4096 * 8 * 128 * 2);
+    // Keys and values of 32 layers, 8 heads of 128 and two bytes, for 4096 positions and 4 pages of 32.
+    assert_eq!(of("q4_0")["kv_cache_bytes"], 2u64 * 32 * (4096 + 4 * 32) * 8 * 128 * 2);
     assert_eq!(of("q4_0")["fits"], true);
     assert_eq!(of("q8_0")["fits"], false);
     assert!(report["advice"].as_str().unwrap().contains("--weights q4_0"));

@@ -101,7 +101,7 @@ impl SourceArgs {
 
 /// Makes the KV cache hold a text and a continuation of it that moves on while the text stays.
 pub fn room_for_a_fork(config: &ModelConfig, options: &mut ModelOptions) {
-    let most = options.context.saturating_add(PAGE);
+    let most = options.context.saturating_add(4 * PAGE);
     options.cache_tokens = Some(options.cache_tokens(config).saturating_mul(2).min(most));
 }
 
