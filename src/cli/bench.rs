@@ -30,14 +30,14 @@ Examples:
   mistral bench -p 512,2048 -n 0 -r 3
   mistral bench -p 0 -n 128 -d 0,4096 -o json
 
-Every depth is measured with every prompt length (`pp`) and every number of generated tokens (`tg`), each -r
-times after a warm-up; a 0 leaves its kind out. Real models compute the text of a depth, synthetic ones only take its
+Every depth is measured with every prompt length (`pp`) and every number of generated tokens (`tg`), each -r \
+times after a warm-up; a 0 leaves its kind out. Real models compute the text of a depth, synthetic ones only take its \
 room in the cache. Speeds are tokens per second, sampling included.
 
-JSON is an array of rows with llama-bench's `n_prompt`, `n_gen`, `n_depth`, `avg_ts`, `stddev_ts`, `samples_ts`, `avg_ns`,
-`stddev_ns`, `samples_ns`, `model_size`, `model_n_params`, `n_batch`, `type_k`, `type_v`, and ours: `model`, `weights`, `device`,
-`driver`, `backend`, `crate_version`, `load_seconds`, `time_to_first_token` (seconds, prompts only), `gb_per_second` (weights,
-keys and values read, generation only) and `operations`: GPU seconds and dispatches of one pass by
+JSON is an array of rows with llama-bench's `n_prompt`, `n_gen`, `n_depth`, `avg_ts`, `stddev_ts`, `samples_ts`, `avg_ns`, \
+`stddev_ns`, `samples_ns`, `model_size`, `model_n_params`, `n_batch`, `type_k`, `type_v`, and ours: `model`, `weights`, `device`, \
+`driver`, `backend`, `crate_version`, `load_seconds`, `time_to_first_token` (seconds, prompts only), `gb_per_second` (weights, \
+keys and values read, generation only) and `operations`: GPU seconds and dispatches of one pass by \
 operation, from a run of its own.")]
 pub struct Args {
     /// Prompt lengths, in tokens.

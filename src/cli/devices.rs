@@ -25,8 +25,8 @@ Examples:
   mistral generate --gpu 1 'Once upon a time'
   mistral generate --gpu radeon --disable f16 'Once upon a time'
 
-JSON is an array of objects: `index`, `name`, `backend`, `kind` (`discrete`, `integrated`, `virtual`, `software` or `other`),
-`driver`, `capabilities`, `limits` (`buffer`, `binding`, `workgroup_memory` in bytes; `invocations`, `workgroups`),
+JSON is an array of objects: `index`, `name`, `backend`, `kind` (`discrete`, `integrated`, `virtual`, `software` or `other`), \
+`driver`, `capabilities`, `limits` (`buffer`, `binding`, `workgroup_memory` in bytes; `invocations`, `workgroups`), \
 `memory` (`total`, `free` in bytes or null, `shared_with_host`), `subgroup_sizes`.")]
 pub struct Args {
     /// Run every kernel variant of the device on small random cases against the CPU, and print how far off it is

@@ -30,11 +30,11 @@ Examples:
   mistral generate --model ~/Mistral-7B-v0.3 --weights q8_0 'My favourite recipe is'
   mistral generate --model synthetic:mistral-7b --weights q4_0 --max-tokens 4 --tokens 1,5,7
 
-Without sampling options the likeliest token is taken each time, unless the model's generation_config.json
+Without sampling options the likeliest token is taken each time, unless the model's generation_config.json \
 asks for sampling; then its temperature and filters hold where none are given here.
 
-With --json each sample is one line, an object of `sample` (its number), `prompt_tokens` and `tokens` (ids),
-`text`, `finish` (`stop`, `length` or `interrupted`) and, with --logprobs, `logprobs`: for each token `id`,
+With --json each sample is one line, an object of `sample` (its number), `prompt_tokens` and `tokens` (ids), \
+`text`, `finish` (`stop`, `length` or `interrupted`) and, with --logprobs, `logprobs`: for each token `id`, \
 `logprob` and `top`, the likeliest tokens with theirs. A model without a tokenizer prints token ids.
 
 Ctrl-C ends generation and keeps what was printed; the exit status is then 130.")]

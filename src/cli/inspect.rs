@@ -26,7 +26,7 @@ Examples:
   mistral inspect --tensors --json ~/Mistral-7B-v0.3
   mistral inspect synthetic:mistral-7b --context 32768 --memory 8GiB
 
-Nothing is allocated on the device, and none is needed. A model fits when a tenth of the memory stays free
+Nothing is allocated on the device, and none is needed. A model fits when a tenth of the memory stays free \
 for the driver.")]
 pub struct Args {
     /// Model folder, or `synthetic:NAME`; another way to give --model.

@@ -35,9 +35,9 @@ Examples:
   mistral logits --tokens 1,5,7 --output out.safetensors
   mistral logits --model ~/Mistral-7B-v0.3 --tokens-file ids.txt --hidden --output out.safetensors
 
-The file holds float32 `logits` [T, vocab], and with --hidden `hidden_states` [layers+1, T, hidden] in the order of
-transformers: the embedding, the output of each block, with the final norm applied to the last. Weights keep the type that
-they have in the model's file, keys and values are f32, and the context is as long as the tokens,
+The file holds float32 `logits` [T, vocab], and with --hidden `hidden_states` [layers+1, T, hidden] in the order of \
+transformers: the embedding, the output of each block, with the final norm applied to the last. Weights keep the type that \
+they have in the model's file, keys and values are f32, and the context is as long as the tokens, \
 unless told otherwise. The model needs no tokenizer.")]
 pub struct Args {
     /// Token ids.

@@ -19,7 +19,7 @@ Examples:
   printf '\"one\"\\n\"two\\\\nlines\"\\n' | mistral tokenize --lines
   mistral tokenize --special '<s>[INST] Hello[/INST]' --model ~/Mistral-7B-Instruct-v0.3
 
-The text is plain: what looks like a control token is spelled out unless --special is given.
+The text is plain: what looks like a control token is spelled out unless --special is given. \
 Prints ids separated by spaces, with --json as an array. Needs only the tokenizer's files of the model.")]
 pub struct Args {
     /// The text; `-` or none: standard input, as it is.
