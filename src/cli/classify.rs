@@ -5,10 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use mistral_wgpu::{
-    apps::{Classifier, Job, Score, Variables},
-    ops::PAGE,
-};
+use mistral_wgpu::apps::{Classifier, Job, Score, Variables};
 use pollster::block_on;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Outcome,
     input::{file, json_lines},
-    model::ModelArgs,
+    model::{ModelArgs, room_for_a_fork},
     prompt::PromptArgs,
 };
 
@@ -71,11 +68,7 @@ pub fn run(args: &Args, json: bool) -> Outcome {
         return args.prompt.show(&args.model.source, Job::Classify, &variables, json);
     }
     let template = args.prompt.template()?;
-    let engine = args.model.load_with(|config, options| {
-        // Beside the text there is a fork of it, which has a page or two of its own.
-        let model = &mut options.model;
-        model.cache_tokens = Some(model.cache_tokens(config).saturating_add(8 * PAGE));
-    })?;
+    let engine = args.model.load_with(|config, options| room_for_a_fork(config, &mut options.model))?;
     let mut classifier = Classifier::new(engine, labels, template)?;
     if args.calibrate {
         block_on(classifier.calibrate())?;
