@@ -8,14 +8,14 @@ use mistral_wgpu::{
     Error, ErrorKind, Result,
     generate::{Engine, EngineOptions, ModelSource},
     gpu::Gpu,
-    model::{Fit, ModelConfig, ModelOptions},
+    model::{ModelConfig, ModelOptions},
     ops::{KvFormat, PAGE},
     quant::{FORMATS, Format, by_name},
     text::Tokenizer,
 };
 use pollster::block_on;
 
-use super::device::{DeviceArgs, human};
+use super::device::DeviceArgs;
 
 /// Longest context unless `--context` says otherwise.
 const USUAL_CONTEXT: u32 = 4096;
@@ -163,16 +163,7 @@ impl ModelArgs {
         }));
         bar.finish_and_clear();
         let engine = engine?;
-        let fit = Fit::new(&config, &options.model, engine.format());
-        let memory = engine.gpu().description().memory.total;
-        tracing::info!(weights = engine.format().name, needs = human(fit.total()), "loaded");
-        if fit.fits(memory) == Some(false) {
-            tracing::warn!(
-                "the model takes {} of the device's {}: see `mistral inspect`",
-                human(fit.total()),
-                human(memory.unwrap_or_default())
-            );
-        }
+        tracing::info!(weights = engine.format().name, "loaded");
         Ok(engine)
     }
 }

@@ -138,6 +138,11 @@ impl Engine {
         let memory = gpu.description().memory.free;
         let format =
             options.weights.unwrap_or_else(|| default_format(&config, &options.model, dtype, memory));
+        let fit = Fit::new(&config, &options.model, format);
+        if fit.fits(memory) == Some(false) {
+            let (needs, has) = (fit.total() >> 20, memory.unwrap_or_default() >> 20);
+            tracing::warn!("the model takes {needs} MiB of the device's {has} MiB: see `mistral inspect`");
+        }
         if !options.skip_self_test {
             let attention = attention_shape(&config, options.model.kv_format);
             ensure_self_test(&gpu, &SelfTestShapes { weights: format, attention }, None).await?;
