@@ -38,6 +38,11 @@ fn mat_vec(shape: &MatVecShape) -> KernelKey {
         .constant("ROWS", mat_vec_rows(shape))
 }
 
+/// Whether the device's own 16-bit floats read the codes: where it has them, for codes that are such.
+fn reads_f16(format: &Format) -> bool {
+    format.name == "f16"
+}
+
 /// Gives every invocation rows of its own.
 const WHOLE_ROWS: &str = "whole_rows";
 
@@ -45,6 +50,11 @@ const WHOLE_ROWS: &str = "whole_rows";
 pub static MAT_VEC: Operation<MatVecShape> = Operation {
     name: "mat_vec",
     variants: &[
+        Variant {
+            name: "f16",
+            fits: |shape| reads_f16(shape.format),
+            key: |shape| KernelKey { needs: &[Capability::F16, Capability::Subgroup], ..mat_vec(shape) },
+        },
         Variant {
             name: "subgroup",
             fits: |_| true,
@@ -68,21 +78,26 @@ const TILE_ROWS: u32 = 32;
 const TILE_COLS: u32 = 64;
 const SIDE: u32 = 4;
 
+fn mat_mat(format: &'static Format) -> KernelKey {
+    weight_key("mat_mat", format)
+        .with::<MatmulParams>()
+        .constant("TILE_ROWS", TILE_ROWS)
+        .constant("TILE_COLS", TILE_COLS)
+        .constant("SIDE", SIDE)
+        .constant("WORKGROUP", TILE_ROWS * TILE_COLS / (SIDE * SIDE))
+}
+
 /// The table of variants for any number of rows of activations.
 pub static MAT_MAT: Operation<&Format> = Operation {
     name: "mat_mat",
-    variants: &[Variant {
-        name: "baseline",
-        fits: |_| true,
-        key: |format| {
-            weight_key("mat_mat", format)
-                .with::<MatmulParams>()
-                .constant("TILE_ROWS", TILE_ROWS)
-                .constant("TILE_COLS", TILE_COLS)
-                .constant("SIDE", SIDE)
-                .constant("WORKGROUP", TILE_ROWS * TILE_COLS / (SIDE * SIDE))
+    variants: &[
+        Variant {
+            name: "f16",
+            fits: |format| reads_f16(format),
+            key: |format| KernelKey { needs: &[Capability::F16], ..mat_mat(format) },
         },
-    }],
+        Variant { name: "baseline", fits: |_| true, key: |format| mat_mat(format) },
+    ],
 };
 
 /// `y = x · weightᵀ`.
