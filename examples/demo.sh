@@ -6,30 +6,18 @@ cd "$(dirname "$0")/.."
 . examples/setup.sh
 
 cargo build --release --locked
-mistral() {
-    printf '\n$ mistral'
-    for word in "$@"; do printf ' %s' "$word"; done
-    printf '\n'
-    target/release/mistral "$@" 2>/dev/null
+
+# Shows a command and runs it.
+show() {
+    printf '\n$ %s\n' "$1"
+    sh -c "$1"
 }
+PATH="$PWD/target/release:$PATH"
+exec 2>/dev/null
 
-echo "Devices:"
-target/release/mistral devices
-
-mistral generate "Once upon a time" --max-tokens 120
-mistral generate 'def add_seven(x):
-    """Return x plus seven."""
-' --max-tokens 40
-
-head -n 1 examples/demo-model/heldout/summarize.jsonl | sed 's/^{"text": "//; s/", "summary".*//' > target/demo-text.txt
-echo
-echo "A text:"
-cat target/demo-text.txt
-mistral summarize target/demo-text.txt
-echo "We lost our tickets and the hotel was dirty. It was a terrible trip." > target/demo-text.txt
-echo
-echo "Another text:"
-cat target/demo-text.txt
-mistral classify --labels positive,negative,neutral target/demo-text.txt
-printf '\n$ mistral chat\n'
-printf 'Hello!\nWho are you?\n' | target/release/mistral chat 2>/dev/null
+show 'mistral devices'
+show 'mistral generate "Once upon a time, there was a little fox named Nora." --max-tokens 120'
+show 'printf "def add_seven(x):\n    \"\"\"Return x plus seven.\"\"\"\n" | mistral generate -'
+show 'echo "Oscar is coming on Sunday. Noah is waiting for the visit. They will meet in the garden. He was very happy." | mistral summarize -'
+show 'echo "We lost our tickets and the hotel was dirty. It was a terrible trip." | mistral classify --labels positive,negative,neutral -'
+show 'printf "Hello!\nWho are you?\n" | mistral chat'

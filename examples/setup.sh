@@ -13,7 +13,9 @@ if [ "$(uname -s)" = Linux ]; then
     missing=
     command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
     ldconfig -p 2>/dev/null | grep -q 'libvulkan\.so\.1' || missing="$missing libvulkan1"
-    cat /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1 || missing="$missing mesa-vulkan-drivers"
+    if [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ]; then
+        ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json 2>/dev/null | grep -q . || missing="$missing mesa-vulkan-drivers"
+    fi
     if [ -n "$missing" ]; then
         if ! command -v apt-get >/dev/null 2>&1; then
             echo "please install with your package manager:$missing" >&2
