@@ -311,3 +311,21 @@ fn a_profile_sums_the_steps_by_label() {
     let error = Profile::new(&FLOOR).unwrap_err();
     assert_eq!((error.kind(), error.subject()), (ErrorKind::Device, "profile"));
 }
+
+#[test]
+fn threads_may_share_a_device() {
+    // A thread's poll may run the callbacks of another's download.
+    let gpu = open(GpuOptions::default()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4u32 {
+            let gpu = &gpu;
+            scope.spawn(move || {
+                let buffer = gpu.upload("numbers", &[thread; 64]).unwrap();
+                for _ in 0..4000 {
+                    let numbers = block_on(gpu.download::<u32>(std::slice::from_ref(&buffer))).unwrap();
+                    assert_eq!(numbers, [[thread; 64]]);
+                }
+            });
+        }
+    });
+}

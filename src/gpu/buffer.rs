@@ -120,11 +120,12 @@ impl Gpu {
             end += buffer.size;
         }
         self.queue.submit([encoder.finish()]);
-        let (send, mut mapped) = futures::channel::oneshot::channel();
+        let (send, mapped) = futures::channel::oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| drop(send.send(result)));
         self.wait()?;
-        match mapped.try_recv() {
-            Ok(Some(Ok(()))) => {}
+        // Another thread's poll may have taken the callback, and be about to call it.
+        match mapped.await {
+            Ok(Ok(())) => {}
             other => {
                 return Err(Error::new(ErrorKind::Device, "download", format!("mapping failed: {other:?}")));
             }
