@@ -1,6 +1,28 @@
 //! Mistral 7B, run and customised on any GPU: one crate on wgpu, WGSL compute shaders, and a Rust
 //! host that records and dispatches them.
 //!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use futures::{StreamExt, pin_mut};
+//! use mistral_wgpu::{generate::*, gpu::*, text::Encode};
+//!
+//! # async fn run() -> mistral_wgpu::Result<()> {
+//! let gpu = Arc::new(Gpu::open(&GpuOptions::default()).await?);
+//! let source = ModelSource::Folder("Mistral-7B-v0.1".into());
+//! let engine = Engine::load(gpu, &source, &EngineOptions::default(), &mut |_done, _total| {}).await?;
+//!
+//! let mut session = engine.session();
+//! session.feed(&engine.tokenizer()?.encode("Once upon a time", Encode { bos: true, special: false })?);
+//! let pieces = session.generate(GenerateOptions { max_tokens: Some(200), ..Default::default() });
+//! pin_mut!(pieces);
+//! while let Some(piece) = pieces.next().await {
+//!     print!("{}", piece?.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # The way of the data
 //!
 //! ```text
