@@ -1,5 +1,7 @@
 // KV cache in f16: a pair of neighbouring dimensions is one word, the first in its low half. Integer arithmetic alone,
 // because devices may flush subnormals and pack2x16float may round any way.
+import package::half::half_value;
+
 alias KvPair = u32;
 
 fn kv_encode(pair: vec2f) -> KvPair {
@@ -7,7 +9,7 @@ fn kv_encode(pair: vec2f) -> KvPair {
 }
 
 fn kv_decode(pair: KvPair) -> vec2f {
-    return vec2f(f16_value(pair & 0xffffu), f16_value(pair >> 16u));
+    return vec2f(half_value(pair & 0xffffu), half_value(pair >> 16u));
 }
 
 // Rounds to nearest even and clamps to ±65504. With f32's exponent e, the value is m * 2^(e - 150) for the 24-bit m.
@@ -25,12 +27,4 @@ fn f16_bits(value: f32) -> u32 {
 fn rounding_shift(value: u32, shift: u32) -> u32 {
     let odd = (value >> shift) & 1u;
     return (value + (1u << (shift - 1u)) - 1u + odd) >> shift;
-}
-
-fn f16_value(bits: u32) -> f32 {
-    let magnitude = bits & 0x7fffu;
-    let normal = bitcast<f32>((magnitude << 13u) + (112u << 23u));
-    let subnormal = f32(magnitude) * 5.9604644775390625e-8; // 2^-24, exactly
-    let value = select(subnormal, normal, magnitude >= 0x400u);
-    return select(value, -value, (bits & 0x8000u) != 0u);
 }

@@ -1,5 +1,6 @@
 // f16: word i of a block holds weights 2i (low half) and 2i + 1 (high half).
-import package::quant::layout::{code_index, half_of, half_value};
+import package::half::{half_of, half_value};
+import package::quant::layout::code_index;
 
 @if(f16) @group(0) @binding(0) var<storage, read> codes: array<vec4<f16>>; // [rows, blocks, 8]
 @else @group(0) @binding(0) var<storage, read> codes: array<u32>;          // [rows, blocks, 16]

@@ -1,5 +1,6 @@
 // q4_0: byte i of a block, low bytes first, holds weight i (low half) and weight 16 + i (high half), plus 8.
-import package::quant::layout::{code_index, half_of, half_value};
+import package::half::{half_of, half_value};
+import package::quant::layout::code_index;
 
 @group(0) @binding(0) var<storage, read> codes: array<u32>;  // [rows, blocks, 4]
 @group(0) @binding(1) var<storage, read> scales: array<u32>; // [rows, blocks] halves, two a word

@@ -1,5 +1,6 @@
 // q8_0: byte i of a block, low bytes first, is weight i as a signed integer.
-import package::quant::layout::{code_index, half_of, half_value};
+import package::half::{half_of, half_value};
+import package::quant::layout::code_index;
 
 @group(0) @binding(0) var<storage, read> codes: array<u32>;  // [rows, blocks, 8]
 @group(0) @binding(1) var<storage, read> scales: array<u32>; // [rows, blocks] halves, two a word

@@ -23,6 +23,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "attention_tiled",
     "embedding",
     "fill",
+    "half",
     "kv/f16",
     "kv/f32",
     "kv/page",

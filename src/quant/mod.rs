@@ -12,6 +12,7 @@ mod q8_0;
 
 use rayon::prelude::*;
 
+pub use f16::round as round_f16;
 pub use matrix::Matrix;
 
 /// Weights in a block, in every format.

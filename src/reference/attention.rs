@@ -2,6 +2,8 @@
 
 use half::f16;
 
+use crate::quant::round_f16;
+
 /// The shape of an attention.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionShape {
@@ -47,7 +49,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], positions: &[u32], shape: Atte
 
 /// As the KV cache stores `f16`: to nearest even, clamped to ±65504.
 pub fn f16_store(value: f32) -> u16 {
-    f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_bits()
+    round_f16(value).to_bits()
 }
 
 /// The value of stored `f16` bits.
