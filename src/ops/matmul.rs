@@ -1,104 +1,20 @@
 //! Products of activations with weight matrices.
 
-use super::{Operation, RowCount, Variant, Weight, weight::weight_key};
+use super::{
+    MAT_MAT, MAT_VEC, MatVecShape, RowCount, Weight,
+    mat_mat::{TILE_COLS, TILE_ROWS},
+    mat_vec::mat_vec_workgroups,
+};
 use crate::{
     Result,
-    gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
-    quant::Format,
+    gpu::{Buffer, Cost, Extent, Gpu, Recording, Step},
     tensor::Tensor,
     uniform,
 };
 
 uniform! {
-    struct MatmulParams { first_row: u32, rows: u32, blocks: u32, y_stride: u32, slot: u32 }
+    pub(super) struct MatmulParams { first_row: u32, rows: u32, blocks: u32, y_stride: u32, slot: u32 }
 }
-
-/// What specialises the matrix-vector kernel.
-#[derive(Debug, Clone, Copy)]
-pub struct MatVecShape {
-    /// Of the weight.
-    pub format: &'static Format,
-    /// Rows of activations, each a column vector to the weight.
-    pub cols: u32,
-}
-
-const MAT_VEC_WORKGROUP: u32 = 64;
-
-/// Weight rows that a workgroup handles together, or an invocation by itself, such that its sums stay
-/// in registers.
-fn mat_vec_rows(shape: &MatVecShape) -> u32 {
-    if shape.cols <= 4 { 4 } else { 2 }
-}
-
-fn mat_vec(shape: &MatVecShape) -> KernelKey {
-    weight_key("mat_vec", shape.format)
-        .with::<MatmulParams>()
-        .constant("WORKGROUP", MAT_VEC_WORKGROUP)
-        .constant("COLS", shape.cols)
-        .constant("ROWS", mat_vec_rows(shape))
-}
-
-/// Whether the device's own 16-bit floats read the codes: where it has them, for codes that are such.
-fn reads_f16(format: &Format) -> bool {
-    format.name == "f16"
-}
-
-/// Gives every invocation rows of its own.
-const WHOLE_ROWS: &str = "whole_rows";
-
-/// The table of variants for 1 to 8 rows of activations.
-pub static MAT_VEC: Operation<MatVecShape> = Operation {
-    name: "mat_vec",
-    variants: &[
-        Variant {
-            name: "f16",
-            fits: |shape| reads_f16(shape.format),
-            key: |shape| KernelKey { needs: &[Capability::F16, Capability::Subgroup], ..mat_vec(shape) },
-        },
-        Variant {
-            name: "subgroup",
-            fits: |_| true,
-            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..mat_vec(shape) },
-        },
-        Variant { name: "baseline", fits: |_| true, key: mat_vec },
-        // Needs no barrier, but fills a large GPU only with many rows: faster on a CPU.
-        Variant { name: "rows", fits: |_| true, key: |shape| mat_vec(shape).flag(WHOLE_ROWS, true) },
-    ],
-};
-
-/// Workgroups that `variant` runs over `rows` rows of the weight.
-fn mat_vec_workgroups(variant: &Variant<MatVecShape>, shape: &MatVecShape, rows: u32) -> u32 {
-    let whole_rows = (variant.key)(shape).flags.contains(&WHOLE_ROWS);
-    rows.div_ceil(mat_vec_rows(shape) * if whole_rows { MAT_VEC_WORKGROUP } else { 1 })
-}
-
-/// Outputs that a workgroup of the matrix-matrix kernel computes: rows of activations, rows of the
-/// weight, and the side of each invocation's square.
-const TILE_ROWS: u32 = 32;
-const TILE_COLS: u32 = 64;
-const SIDE: u32 = 4;
-
-fn mat_mat(format: &'static Format) -> KernelKey {
-    weight_key("mat_mat", format)
-        .with::<MatmulParams>()
-        .constant("TILE_ROWS", TILE_ROWS)
-        .constant("TILE_COLS", TILE_COLS)
-        .constant("SIDE", SIDE)
-        .constant("WORKGROUP", TILE_ROWS * TILE_COLS / (SIDE * SIDE))
-}
-
-/// The table of variants for any number of rows of activations.
-pub static MAT_MAT: Operation<&Format> = Operation {
-    name: "mat_mat",
-    variants: &[
-        Variant {
-            name: "f16",
-            fits: |format| reads_f16(format),
-            key: |format| KernelKey { needs: &[Capability::F16], ..mat_mat(format) },
-        },
-        Variant { name: "baseline", fits: |_| true, key: |format| mat_mat(format) },
-    ],
-};
 
 /// `y = x · weightᵀ`.
 ///

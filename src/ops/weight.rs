@@ -199,6 +199,11 @@ pub(super) fn weight_key(shader: &'static str, format: &'static Format) -> Kerne
         .constant("QUADS", QUADS)
 }
 
+/// Whether the device's own 16-bit floats read the codes: where it has them, for codes that are such.
+pub(super) fn reads_f16(format: &Format) -> bool {
+    format.name == "f16"
+}
+
 uniform! {
     struct FillParams { blocks: u32, first_block: u32, seed: u32 }
 }
