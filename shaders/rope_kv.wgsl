@@ -1,5 +1,5 @@
-// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of q and k, halves of the head paired as Hugging Face
-// does; k and v go to the KV cache. One invocation per pair of neighbouring dimensions, one row per workgroup.x.
+// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of q and k, neighbouring dimensions paired as in the
+// paper; k and v go to the KV cache. One invocation per pair, one row per workgroup.x.
 import package::generated::{HEADS, HEAD_DIM, KV_HEADS, PAGE, RopeKvParams, Row, WORKGROUP};
 import package::kv::{KvPair, kv_encode};
 import package::kv::page::{PAIRS, first_pair};
@@ -11,16 +11,6 @@ import package::kv::page::{PAIRS, first_pair};
 @group(0) @binding(4) var<storage, read> rope: array<vec2f>;           // [positions, HEAD_DIM / 2]: cos, sin
 @group(0) @binding(5) var<storage, read_write> k_cache: array<KvPair>; // [pages, KV_HEADS, PAGE, HEAD_DIM / 2]
 @group(0) @binding(6) var<storage, read_write> v_cache: array<KvPair>; // as k_cache
-
-// Dimensions d and d + HEAD_DIM / 2 turn together. Of 128, dimension 70 is the second of pair 6: x[70] cos + x[6] sin.
-fn rotated(head_start: u32, position: u32, dim: u32) -> f32 {
-    let turn = rope[position * PAIRS + dim % PAIRS];
-    let x = qkv[head_start + dim];
-    if dim < PAIRS {
-        return x * turn.x - qkv[head_start + dim + PAIRS] * turn.y;
-    }
-    return x * turn.x + qkv[head_start + dim - PAIRS] * turn.y;
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
@@ -36,17 +26,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     let page = slot / PAGE;
     let place = slot % PAGE;
 
+    let x = vec2f(qkv[head_start + 2u * pair], qkv[head_start + 2u * pair + 1u]);
     if head >= HEADS + KV_HEADS {
         if slot < params.slots {
-            let value = vec2f(qkv[head_start + 2u * pair], qkv[head_start + 2u * pair + 1u]);
-            v_cache[first_pair(page, head - HEADS - KV_HEADS, place) + pair] = kv_encode(value);
+            v_cache[first_pair(page, head - HEADS - KV_HEADS, place) + pair] = kv_encode(x);
         }
         return;
     }
-    let turned = vec2f(
-        rotated(head_start, row.position, 2u * pair),
-        rotated(head_start, row.position, 2u * pair + 1u),
-    );
+    let turn = rope[row.position * PAIRS + pair];
+    let turned = vec2f(x.x * turn.x - x.y * turn.y, x.y * turn.x + x.x * turn.y);
     if head < HEADS {
         q[row_index * (params.q_stride / 2u) + head * PAIRS + pair] = turned;
     } else if slot < params.slots {

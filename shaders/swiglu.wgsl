@@ -2,7 +2,7 @@
 import package::generated::{SwigluParams, WORKGROUP};
 
 @group(0) @binding(0) var<uniform> params: SwigluParams;
-@group(0) @binding(1) var<storage, read> gate_up: array<f32>;   // [rows, stride]: cols of gate, then cols of up
+@group(0) @binding(1) var<storage, read> gate_up: array<vec2f>; // [rows, stride / 2]: gate and up of each column
 @group(0) @binding(2) var<storage, read_write> out: array<f32>; // [rows, out_stride]
 
 // x / (1 + exp(-x)), with the exponential of a number that is never positive.
@@ -15,7 +15,7 @@ fn silu(x: f32) -> f32 {
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
     let col = workgroup.y * WORKGROUP + index;
     if col < params.cols {
-        let start = workgroup.x * params.stride + col;
-        out[workgroup.x * params.out_stride + col] = silu(gate_up[start]) * gate_up[start + params.cols];
+        let pair = gate_up[workgroup.x * (params.stride / 2u) + col];
+        out[workgroup.x * params.out_stride + col] = silu(pair.x) * pair.y;
     }
 }

@@ -63,7 +63,10 @@
 //! - Page tables are written anew with each batch, and hold only the pages that a query can still
 //!   see: some hundred bytes for a text within a window, and no state to keep in step.
 //! - Matrices that read the same input are stacked at load (q, k and v; gate and up): one dispatch in
-//!   place of three or two. A low-rank addition still finds its rows before RoPE and SwiGLU.
+//!   place of three or two. Their rows are ordered so that what RoPE and SwiGLU combine lies side by
+//!   side ([`model::Rows`]): one workgroup can do both, and q and k turn neighbouring dimensions, as in
+//!   Mistral's own checkpoints and in GGUF. Hugging Face's rows, and the B of adapters made for them,
+//!   are permuted at load.
 //! - Grids follow the counts of the batch exactly, so there are no padded rows. The kernels for 1 to 8
 //!   rows are made for their number, which keeps each row's bits independent of the others.
 //! - Attention always writes partial results and merges them in a second dispatch; how a row's keys

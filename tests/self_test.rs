@@ -101,7 +101,7 @@ fn faults_are_found() {
         ),
         // Halves rounded toward zero.
         ("kv/f16", "(value + (1u << (shift - 1u)) - 1u + odd)", "value", &["rope_kv/baseline"]),
-        ("rope_kv", "x * turn.x - qkv", "x * turn.x + qkv", &["rope_kv/baseline"]),
+        ("rope_kv", "x.x * turn.x - x.y", "x.x * turn.x + x.y", &["rope_kv/baseline"]),
         ("rms_norm", "+ params.eps", "", &["rms_norm/baseline", "rms_norm/subgroup"]),
         // The sum of one subgroup only.
         (

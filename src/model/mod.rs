@@ -22,4 +22,4 @@ pub use kv_cache::{KvCache, Sequence, attention_shape};
 pub use synthetic::{SYNTHETIC, Synthetic};
 pub use tensors::{check, expected_tensors};
 pub use transformer::{Model, ModelOptions};
-pub use weights::{Layer, Progress, Weights};
+pub use weights::{Layer, Progress, Rows, Weights};

@@ -14,13 +14,13 @@ use crate::{
 pub struct Layer {
     /// `[hidden]`, `f32`.
     pub input_norm: Buffer,
-    /// q, k and v: `[(heads + 2 * kv_heads) * head_dim, hidden]`.
+    /// q, k and v: `[(heads + 2 * kv_heads) * head_dim, hidden]`, in the order of [`Rows::Qkv`].
     pub qkv: Weight,
     /// `[hidden, heads * head_dim]`.
     pub o: Weight,
     /// `[hidden]`, `f32`.
     pub post_attention_norm: Buffer,
-    /// gate and up: `[2 * intermediate, hidden]`.
+    /// gate and up: `[2 * intermediate, hidden]`, in the order of [`Rows::GateUp`].
     pub gate_up: Weight,
     /// `[hidden, intermediate]`.
     pub down: Weight,
@@ -65,25 +65,33 @@ impl Weights {
     ) -> Result<Self> {
         let total = checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
         let mut loader = Loader { gpu, checkpoint, format, progress, done: 0, total, unflushed: 0 };
+        let qkv = Rows::qkv(config);
         let mut layer = |index: usize| -> Result<Layer> {
             let name = |suffix: &str| format!("model.layers.{index}.{suffix}.weight");
             Ok(Layer {
                 input_norm: loader.vector(&name("input_layernorm"))?,
-                qkv: loader
-                    .matrix("qkv", &["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj"))))?,
-                o: loader.matrix("o", &[name("self_attn.o_proj")])?,
+                qkv: loader.matrix(
+                    "qkv",
+                    &["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj"))),
+                    qkv,
+                )?,
+                o: loader.matrix("o", &[name("self_attn.o_proj")], Rows::Same)?,
                 post_attention_norm: loader.vector(&name("post_attention_layernorm"))?,
-                gate_up: loader
-                    .matrix("gate_up", &["gate", "up"].map(|part| name(&format!("mlp.{part}_proj"))))?,
-                down: loader.matrix("down", &[name("mlp.down_proj")])?,
+                gate_up: loader.matrix(
+                    "gate_up",
+                    &["gate", "up"].map(|part| name(&format!("mlp.{part}_proj"))),
+                    Rows::GateUp,
+                )?,
+                down: loader.matrix("down", &[name("mlp.down_proj")], Rows::Same)?,
             })
         };
         let layers = (0..config.num_hidden_layers).map(&mut layer).collect::<Result<_>>()?;
-        let embed_tokens = loader.matrix("embed_tokens", &["model.embed_tokens.weight".to_owned()])?;
+        let embed_tokens =
+            loader.matrix("embed_tokens", &["model.embed_tokens.weight".to_owned()], Rows::Same)?;
         let norm = loader.vector("model.norm.weight")?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(loader.matrix("lm_head", &["lm_head.weight".to_owned()])?),
+            false => Some(loader.matrix("lm_head", &["lm_head.weight".to_owned()], Rows::Same)?),
         };
         gpu.flush()?;
         Ok(Self { embed_tokens, layers, norm, lm_head })
@@ -146,6 +154,51 @@ impl Weights {
     }
 }
 
+/// How the rows of a matrix on the device are those of one or more tensors of the checkpoint. What is
+/// combined later lies side by side, so that it is computed by the same workgroup.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows {
+    /// Those of the one tensor.
+    Same,
+    /// Heads of q, k and v. The rotated ones, of q and k, have the dimensions that turn together side by
+    /// side, where Hugging Face has them half a head apart: `2i` is `i`, `2i + 1` is `i + head_dim / 2`.
+    /// Scores are the same, for q and k agree.
+    Qkv {
+        /// Rows of q, and of k.
+        parts: [usize; 2],
+        /// Dimensions of a head.
+        head_dim: usize,
+    },
+    /// Gate and up in turns.
+    GateUp,
+}
+
+impl Rows {
+    /// [`Rows::Qkv`] of a model.
+    pub fn qkv(config: &ModelConfig) -> Self {
+        let head_dim = config.head_dim;
+        let parts = [config.num_attention_heads, config.num_key_value_heads].map(|heads| heads * head_dim);
+        Self::Qkv { parts, head_dim }
+    }
+
+    /// Number of the tensor that row `row` comes from, and the row there.
+    pub fn source(self, row: usize) -> (usize, usize) {
+        match self {
+            Self::Same => (0, row),
+            Self::GateUp => (row % 2, row / 2),
+            Self::Qkv { parts: [q, k], head_dim } => {
+                let dim = row % head_dim;
+                let turned = row - dim + dim / 2 + dim % 2 * (head_dim / 2);
+                match row {
+                    _ if row < q => (0, turned),
+                    _ if row < q + k => (1, turned - q),
+                    _ => (2, row - q - k),
+                }
+            }
+        }
+    }
+}
+
 struct Loader<'a> {
     gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
@@ -167,8 +220,8 @@ impl Loader<'_> {
         self.gpu.upload(name, &values)
     }
 
-    /// The matrices of `names`, all of as many columns, on top of one another.
-    fn matrix(&mut self, label: &str, names: &[String]) -> Result<Weight> {
+    /// The matrices of `names`, all of as many columns, as one.
+    fn matrix(&mut self, label: &str, names: &[String], order: Rows) -> Result<Weight> {
         let tensors = names.iter().map(|name| self.checkpoint.tensor(name)).collect::<Result<Vec<_>>>()?;
         let cols = tensors[0].shape[1];
         let rows: usize = tensors.iter().map(|tensor| tensor.shape[0]).sum();
@@ -180,22 +233,18 @@ impl Loader<'_> {
         for first in (0..rows).step_by(step) {
             let count = step.min(rows - first);
             values.resize(count * cols, 0.0);
-            let mut start = 0;
-            for tensor in &tensors {
-                let (from, to) = (first.max(start), (first + count).min(start + tensor.shape[0]));
-                if from < to {
-                    let part = &mut values[(from - first) * cols..(to - first) * cols];
-                    tensor.to_f32((from - start) * cols, part);
-                    check_finite(tensor, part)?;
-                    self.advance(&[], (to - from) * cols * tensor.dtype.size(), 0)?;
-                }
-                start += tensor.shape[0];
+            let mut read = 0;
+            for (row, values) in (first..).zip(values.chunks_exact_mut(cols)) {
+                let (tensor, row) = order.source(row);
+                tensors[tensor].to_f32(row * cols, values);
+                check_finite(&tensors[tensor], values)?;
+                read += cols * tensors[tensor].dtype.size();
             }
             let mut codes = vec![0; count * blocks * self.format.code_words];
             let mut scales = vec![0; count * blocks * self.format.scale_halves];
             self.format.encode_rows(&values, cols, &mut codes, &mut scales);
             weight.write_rows(self.gpu, first as u32, &codes, &scales);
-            self.advance(&[], 0, 4 * codes.len() + 2 * scales.len())?;
+            self.advance(&[], read, 4 * codes.len() + 2 * scales.len())?;
         }
         self.advance(&tensors, 0, 0)?;
         Ok(weight)

@@ -26,7 +26,7 @@ pub static SWIGLU: Operation<()> = Operation {
 
 /// `out = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
 pub struct Swiglu<'a> {
-    /// `[rows, 2 * cols]`: gate, then up.
+    /// `[rows, 2 * cols]`: gate and up of each column.
     pub gate_up: &'a Tensor,
     /// Result, `[rows, cols]`.
     pub out: &'a Tensor,

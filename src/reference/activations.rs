@@ -24,12 +24,9 @@ pub fn rms_norm(x: &mut [f32], delta: Option<&[f32]>, weight: &[f32], eps: f32) 
     x.chunks_exact(weight.len()).flat_map(normalised).collect()
 }
 
-/// `silu(gate) * up`: `gate_up` is `[rows, 2n]`, gate first; the result `[rows, n]`.
-pub fn swiglu(gate_up: &[f32], n: usize) -> Vec<f32> {
-    let gated = |row: &[f32]| -> Vec<f32> {
-        let (gate, up) = row.split_at(n);
-        let silu = |gate: f64| gate / (1.0 + (-gate).exp());
-        gate.iter().zip(up).map(|(gate, up)| (silu(f64::from(*gate)) * f64::from(*up)) as f32).collect()
-    };
-    gate_up.chunks_exact(2 * n).flat_map(gated).collect()
+/// `silu(gate) * up`: `gate_up` holds gate and up of each of `[rows, n]`, the result is `[rows, n]`.
+pub fn swiglu(gate_up: &[f32]) -> Vec<f32> {
+    let silu = |gate: f64| gate / (1.0 + (-gate).exp());
+    let pairs = gate_up.as_chunks::<2>().0.iter();
+    pairs.map(|[gate, up]| (silu(f64::from(*gate)) * f64::from(*up)) as f32).collect()
 }

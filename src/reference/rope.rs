@@ -1,4 +1,4 @@
-//! Rotary position embedding (Su et al. 2021, arXiv:2104.09864), in Hugging Face's half-split layout.
+//! Rotary position embedding (Su et al. 2021, arXiv:2104.09864), neighbouring dimensions paired as in the paper.
 
 /// cos and sin of the rotary angles, each `[positions, head_dim / 2]`. Pair `i` at position `p` turns
 /// by `p * theta^(-2i / head_dim)`, computed in `f64`.
@@ -9,7 +9,7 @@ pub fn rope_table(head_dim: usize, theta: f64, positions: impl Iterator<Item = u
     angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip()
 }
 
-/// Rotates the pairs `(i, i + head_dim / 2)` of every head of `x`, `[rows, heads, head_dim]`, by row's
+/// Rotates the pairs `(2i, 2i + 1)` of every head of `x`, `[rows, heads, head_dim]`, by row's
 /// angles: `cos` and `sin` are `[rows, head_dim / 2]`.
 pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], heads: usize, head_dim: usize) {
     let half = head_dim / 2;
@@ -17,9 +17,9 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], heads: usize, head_dim: usi
         for head in x.chunks_exact_mut(head_dim) {
             for pair in 0..half {
                 let (cos, sin) = (f64::from(cos[row * half + pair]), f64::from(sin[row * half + pair]));
-                let (a, b) = (f64::from(head[pair]), f64::from(head[pair + half]));
-                head[pair] = (a * cos - b * sin) as f32;
-                head[pair + half] = (b * cos + a * sin) as f32;
+                let (a, b) = (f64::from(head[2 * pair]), f64::from(head[2 * pair + 1]));
+                head[2 * pair] = (a * cos - b * sin) as f32;
+                head[2 * pair + 1] = (b * cos + a * sin) as f32;
             }
         }
     }
