@@ -3,7 +3,7 @@
 use mistral_wgpu::{
     ErrorKind,
     generate::uniform,
-    gpu::{Buffer, Capability, Gpu, GpuOptions, Recording},
+    gpu::{Buffer, Gpu, GpuOptions, Recording},
     ops::*,
     reference::{self, FORBIDDEN, Penalties, TokenAdjustment},
     tensor::Tensor,
@@ -18,11 +18,10 @@ fn random(seed: u64, count: u32) -> impl Iterator<Item = f64> {
 
 /// The device as it is, and with every optional path off at the limits that all devices have.
 fn devices() -> Vec<(&'static str, Gpu)> {
-    let all = [Capability::F16, Capability::Subgroup, Capability::Timestamp, Capability::Unchecked];
-    let floor = GpuOptions { floor_limits: true, disable: all.into_iter().collect(), ..Default::default() };
-    [("default", GpuOptions::default()), ("floor", floor)]
-        .map(|(name, options)| (name, block_on(Gpu::open(&options)).unwrap()))
-        .into()
+    let open = |options| block_on(Gpu::open(&options)).unwrap();
+    let gpu = open(GpuOptions::default());
+    let floor = GpuOptions { floor_limits: true, disable: gpu.capabilities(), ..Default::default() };
+    vec![("default", gpu), ("floor", open(floor))]
 }
 
 /// Calls `test` with each variant of `operation` as the best that the device has.

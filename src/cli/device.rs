@@ -1,10 +1,7 @@
 //! Arguments that choose a GPU and what of it to use.
 
 use clap::ValueEnum;
-use mistral_wgpu::{
-    Result,
-    gpu::{Capabilities, Capability, GpuOptions},
-};
+use mistral_wgpu::gpu::{Capabilities, GpuOptions};
 
 /// The GPU.
 #[derive(Debug, clap::Args)]
@@ -16,8 +13,8 @@ pub struct DeviceArgs {
     /// Limits to ask of the device: all it has, or only what every WebGPU device has.
     #[arg(long, value_enum, default_value_t)]
     limits: Limits,
-    /// Optional paths not to use: `f16`, `subgroup`, `timestamp`, `unchecked`.
-    #[arg(long, value_name = "LIST", env = "MISTRAL_DISABLE", value_parser = capabilities)]
+    /// Optional paths not to use: `f16`, `subgroup`, `cooperative_matrix`, `timestamp`, `unchecked`.
+    #[arg(long, value_name = "LIST", env = "MISTRAL_DISABLE", value_parser = str::parse::<Capabilities>)]
     disable: Option<Capabilities>,
     /// Memory to plan with, such as `8GiB` [default: what the driver tells].
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
@@ -42,12 +39,6 @@ impl DeviceArgs {
             ..GpuOptions::default()
         }
     }
-}
-
-/// Names separated by commas.
-fn capabilities(list: &str) -> Result<Capabilities> {
-    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.map(str::parse::<Capability>).collect()
 }
 
 /// A number of bytes, with or without a unit.

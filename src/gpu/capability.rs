@@ -9,6 +9,10 @@ pub enum Capability {
     F16,
     /// Subgroup operations, of whatever subgroup size the driver picks.
     Subgroup,
+    /// Products of 8×8 matrices by a whole subgroup: factors in `f16`, sums in `f32`.
+    CooperativeMatrix8,
+    /// The same with matrices of 16×16.
+    CooperativeMatrix16,
     /// Timestamps at pass boundaries, for profiling.
     Timestamp,
     /// Shaders compiled without the bounds checks and loop guards that wgpu would add.
@@ -21,9 +25,22 @@ struct Row {
     features: wgpu::Features,
 }
 
-const CAPABILITIES: [Row; 4] = [
+const COOPERATIVE_MATRIX: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
+
+const CAPABILITIES: [Row; 6] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
+    Row {
+        capability: Capability::CooperativeMatrix8,
+        name: "cooperative_matrix_8",
+        features: COOPERATIVE_MATRIX,
+    },
+    Row {
+        capability: Capability::CooperativeMatrix16,
+        name: "cooperative_matrix_16",
+        features: COOPERATIVE_MATRIX,
+    },
     Row { capability: Capability::Timestamp, name: "timestamp", features: wgpu::Features::TIMESTAMP_QUERY },
     Row { capability: Capability::Unchecked, name: "unchecked", features: wgpu::Features::empty() },
 ];
@@ -41,18 +58,24 @@ impl Capability {
     pub(super) fn features(self) -> wgpu::Features {
         self.row().features
     }
+
+    /// Whether an adapter with the features can do it.
+    fn is_offered(self, adapter: &wgpu::Adapter) -> bool {
+        match self {
+            Capability::CooperativeMatrix8 => multiplies(adapter, 8),
+            Capability::CooperativeMatrix16 => multiplies(adapter, 16),
+            _ => true,
+        }
+    }
 }
 
-impl std::str::FromStr for Capability {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let row = CAPABILITIES.iter().find(|row| row.name == name);
-        row.map(|row| row.capability).ok_or_else(|| {
-            let names = CAPABILITIES.map(|row| row.name).join(", ");
-            Error::expected(ErrorKind::Argument, "capability", format!("one of {names}"), format!("`{name}`"))
-        })
-    }
+/// Whether subgroups multiply matrices of `size` × `size`: the feature says only that there are some.
+fn multiplies(adapter: &wgpu::Adapter, size: u32) -> bool {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    adapter.cooperative_matrix_properties().iter().any(|matrix| {
+        [matrix.m_size, matrix.n_size, matrix.k_size] == [size; 3]
+            && (matrix.ab_type, matrix.cr_type) == (F16, F32)
+    })
 }
 
 /// A set of [`Capability`].
@@ -60,13 +83,20 @@ impl std::str::FromStr for Capability {
 pub struct Capabilities(u32);
 
 impl Capabilities {
-    /// What an adapter with `features` offers.
-    pub(super) fn of(features: wgpu::Features) -> Self {
-        CAPABILITIES.iter().filter(|row| features.contains(row.features)).map(|row| row.capability).collect()
+    /// What `adapter` offers.
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+        let features = adapter.features();
+        let rows = CAPABILITIES.iter().filter(|row| features.contains(row.features));
+        rows.map(|row| row.capability).filter(|capability| capability.is_offered(adapter)).collect()
     }
 
     pub(super) fn features(self) -> wgpu::Features {
         self.iter().fold(wgpu::Features::empty(), |features, capability| features | capability.features())
+    }
+
+    /// Whether wgpu calls a feature of the set experimental.
+    pub(super) fn is_experimental(self) -> bool {
+        self.features().intersects(wgpu::Features::all_experimental_mask())
     }
 
     /// Whether all of `needs` are in the set.
@@ -82,6 +112,26 @@ impl Capabilities {
     /// The members, in the order of the table.
     pub fn iter(self) -> impl Iterator<Item = Capability> {
         CAPABILITIES.iter().map(|row| row.capability).filter(move |capability| self.has(&[*capability]))
+    }
+}
+
+/// Names separated by commas. A name's beginning, to an underscore, stands for all that begin so:
+/// `cooperative_matrix` is both sizes.
+impl std::str::FromStr for Capabilities {
+    type Err = Error;
+
+    fn from_str(list: &str) -> Result<Self> {
+        let mut members = Self::default();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let matches = |row: &&Row| row.name == name || row.name.starts_with(&format!("{name}_"));
+            let named: Self = CAPABILITIES.iter().filter(matches).map(|row| row.capability).collect();
+            if named == Self::default() {
+                let names = format!("one of {}", CAPABILITIES.map(|row| row.name).join(", "));
+                return Err(Error::expected(ErrorKind::Argument, "capability", names, format!("`{name}`")));
+            }
+            members.0 |= named.0;
+        }
+        Ok(members)
     }
 }
 

@@ -93,7 +93,7 @@ impl AdapterDescription {
             backend: info.backend.to_string(),
             kind,
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-            capabilities: Capabilities::of(adapter.features()),
+            capabilities: Capabilities::of(adapter),
             limits: Limits::from(&adapter.limits()),
             memory: memory::of(adapter),
             subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
@@ -180,6 +180,13 @@ impl Gpu {
                 label: Some("mistral-wgpu"),
                 required_features: capabilities.features(),
                 required_limits: required_limits.clone(),
+                experimental_features: if capabilities.is_experimental() {
+                    // SAFETY: such features may have bugs that let a shader do harm. Only shaders that
+                    // name them in `KernelKey::needs` use them, and those are this crate's own and tested.
+                    unsafe { wgpu::ExperimentalFeatures::enabled() }
+                } else {
+                    wgpu::ExperimentalFeatures::disabled()
+                },
                 ..Default::default()
             })
             .await

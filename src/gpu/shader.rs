@@ -117,6 +117,12 @@ impl KernelKey {
         self
     }
 
+    /// Whether the shader uses cooperative matrices, which neither HLSL nor WebGPU has.
+    pub fn multiplies_matrices(&self) -> bool {
+        let sizes = [Capability::CooperativeMatrix8, Capability::CooperativeMatrix16];
+        sizes.iter().any(|size| self.needs.contains(size))
+    }
+
     /// Mounts `module` as `alias`.
     pub fn mount(mut self, alias: &'static str, module: &'static str) -> Self {
         self.mounts.push((alias, module));
@@ -169,6 +175,9 @@ pub(super) fn compose_with(key: &KernelKey, replaced: &HashMap<String, String>) 
     if key.needs.contains(&Capability::Subgroup) {
         capabilities |= valid::Capabilities::SUBGROUP;
     }
+    if key.multiplies_matrices() {
+        capabilities |= valid::Capabilities::COOPERATIVE_MATRIX;
+    }
     let info = valid::Validator::new(valid::ValidationFlags::all(), capabilities)
         .subgroup_stages(valid::ShaderStages::COMPUTE)
         .subgroup_operations(valid::SubgroupOperationSet::all())
@@ -212,8 +221,11 @@ fn link(key: &KernelKey, replaced: &HashMap<String, String>) -> Result<String> {
     let linked = wesl::compile_sourcemap(&path(key.shader), &resolver, &EscapeMangler, &options);
     let text =
         linked.map_err(|error| Error::new(ErrorKind::Shader, key.shader, plain(&error.to_string())))?;
-    let text = text.to_string();
-    Ok(if key.needs.contains(&Capability::F16) { format!("enable f16;\n{text}") } else { text })
+    let enable =
+        |extension: &str, on: bool| if on { format!("enable {extension};\n") } else { String::new() };
+    let f16 = enable("f16", key.needs.contains(&Capability::F16));
+    let matrices = enable("wgpu_cooperative_matrix", key.multiplies_matrices());
+    Ok(format!("{f16}{matrices}{text}"))
 }
 
 /// A report without the colours that wesl always gives it: `\x1b[91merror\x1b[0m` is `error`.
