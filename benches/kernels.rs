@@ -9,7 +9,7 @@ use mistral_wgpu::{
     gpu::{Gpu, GpuOptions, Recording},
     ops::{Matmul, RmsNorm, RowCount, Swiglu, TopK, TopKRecord, TopKRow, Weight, count},
     quant::by_name,
-    tensor::Tensor,
+    tensor::{Q8Tensor, Tensor},
 };
 use pollster::block_on;
 
@@ -44,10 +44,11 @@ fn matmul(bencher: Bencher, format: &str, (outputs, inputs): (u32, u32), rows: R
     let weight = Weight::allocate(&GPU, "weight", format, outputs, inputs).expect("memory");
     weight.fill_random(&GPU, 1, 0.02).expect("random weights");
     let x = Tensor::zeros(&GPU, "x", count, inputs).expect("memory");
+    let x_q8 = Q8Tensor::zeros(&GPU, "x", count, inputs).expect("memory");
     let y = Tensor::zeros(&GPU, "y", count, outputs).expect("memory");
     let counts = GPU.upload("counts", &[count, count, 0, 0, 0]).expect("memory");
     let mut recording = Recording::default();
-    Matmul { weight: &weight, x: &x, y: &y, rows, counts: &counts, label: "matmul" }
+    Matmul { weight: &weight, x: &x, x_q8: Some(&x_q8), y: &y, rows, counts: &counts, label: "matmul" }
         .record(&GPU, &mut recording)
         .expect("a kernel");
     time(bencher.counter(BytesCount::new(weight.bytes())), &recording, count.into());

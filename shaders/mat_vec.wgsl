@@ -1,14 +1,18 @@
 // y = x · weightᵀ for COLS rows of x. A workgroup computes ROWS outputs of each; its invocations share
 // out the blocks of a weight row and then add up their sums. With `whole_rows`, every invocation
-// computes ROWS outputs of each by itself.
+// computes ROWS outputs of each by itself. With `integer`, both factors are integer codes of a block, whose
+// products are summed exactly before they are scaled.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
 import package::generated::{COLS, MatmulParams, QUADS, ROWS, WORKGROUP};
-import package::weight::{weight_quad, weight_scale};
+import package::quant::activations::BlockScale;
+import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
-@group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [COLS, blocks * QUADS]
+@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [COLS, blocks, 2]
+@if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [COLS, blocks]
+@else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [COLS, blocks * QUADS]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>; // [COLS, y_stride]
 
 // Invocations that share a weight row.
@@ -36,27 +40,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
     @else let lane = invocation.index;
     var sums: Sums;
     for (var block = lane; block < params.blocks; block += LANES) {
-        var block_sums: Sums;
-        for (var j = 0u; j < QUADS; j++) {
-            var quads: array<vec4f, COLS>;
-            for (var col = 0u; col < COLS; col++) {
-                quads[col] = x[(col * params.blocks + block) * QUADS + j];
-            }
-            for (var row = 0u; row < ROWS; row++) {
-                let w = weight_quad(block_of(first + row, block), j);
-                for (var col = 0u; col < COLS; col++) {
-                    let v = quads[col];
-                    block_sums[row][col] =
-                        fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, block_sums[row][col]))));
-                }
-            }
-        }
-        for (var row = 0u; row < ROWS; row++) {
-            let scale = weight_scale(block_of(first + row, block));
-            for (var col = 0u; col < COLS; col++) {
-                sums[row][col] = fma(scale, block_sums[row][col], sums[row][col]);
-            }
-        }
+        add_block(&sums, first, block);
     }
     @if(whole_rows) {
         for (var row = 0u; row < ROWS; row++) {
@@ -69,6 +53,59 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
         reduce(&sums, invocation);
         if invocation.index < COLS * ROWS {
             write(first + invocation.index / COLS, invocation.index % COLS, total(invocation));
+        }
+    }
+}
+
+@if(integer)
+fn add_block(sums: ptr<function, Sums>, first: u32, block: u32) {
+    var low: array<vec4u, COLS>; // the first half of a block
+    var high: array<vec4u, COLS>;
+    var scales: array<BlockScale, COLS>;
+    for (var col = 0u; col < COLS; col++) {
+        let at = col * params.blocks + block;
+        low[col] = x_codes[2u * at];
+        high[col] = x_codes[2u * at + 1u];
+        scales[col] = x_scales[at];
+    }
+    for (var row = 0u; row < ROWS; row++) {
+        let at = block_of(first + row, block);
+        let w_low = weight_codes(at, 0u);
+        let w_high = weight_codes(at, 1u);
+        let w_scale = weight_scale(at);
+        for (var col = 0u; col < COLS; col++) {
+            let dot = dot16(w_low, low[col]) + dot16(w_high, high[col]) - CODE_OFFSET * scales[col].sum;
+            (*sums)[row][col] = fma(w_scale * scales[col].scale, f32(dot), (*sums)[row][col]);
+        }
+    }
+}
+
+@if(integer)
+fn dot16(a: vec4u, b: vec4u) -> i32 {
+    return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
+}
+
+@else
+fn add_block(sums: ptr<function, Sums>, first: u32, block: u32) {
+    var block_sums: Sums;
+    for (var j = 0u; j < QUADS; j++) {
+        var quads: array<vec4f, COLS>;
+        for (var col = 0u; col < COLS; col++) {
+            quads[col] = x[(col * params.blocks + block) * QUADS + j];
+        }
+        for (var row = 0u; row < ROWS; row++) {
+            let w = weight_quad(block_of(first + row, block), j);
+            for (var col = 0u; col < COLS; col++) {
+                let v = quads[col];
+                block_sums[row][col] =
+                    fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, block_sums[row][col]))));
+            }
+        }
+    }
+    for (var row = 0u; row < ROWS; row++) {
+        let scale = weight_scale(block_of(first + row, block));
+        for (var col = 0u; col < COLS; col++) {
+            (*sums)[row][col] = fma(scale, block_sums[row][col], (*sums)[row][col]);
         }
     }
 }

@@ -65,6 +65,48 @@ impl Tensor {
     }
 }
 
+/// A matrix of activations in blocks of 8-bit codes, `[rows, cols]`: what integer products read.
+#[derive(Debug, Clone)]
+pub struct Q8Tensor {
+    /// `[rows, blocks, 8]` words of four codes each.
+    pub codes: Buffer,
+    /// `[rows, blocks]` pairs: the block's scale, `f32`, and the sum of its codes, `i32`.
+    pub scales: Buffer,
+    /// Rows that fit.
+    pub rows: u32,
+    /// Columns that mean something; the codes of the rest of a block are zero.
+    pub cols: u32,
+}
+
+impl Q8Tensor {
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn zeros(gpu: &Gpu, label: &str, rows: u32, cols: u32) -> Result<Self> {
+        let blocks = u64::from(rows) * u64::from(stride(cols)) / BLOCK as u64;
+        let (codes, scales) = (gpu.allocate(label, blocks * BLOCK as u64)?, gpu.allocate(label, blocks * 8)?);
+        Ok(Self { codes, scales, rows, cols })
+    }
+
+    /// Bytes of a tensor.
+    pub fn bytes(rows: u64, cols: u64) -> u64 {
+        rows * cols.div_ceil(BLOCK as u64) * (BLOCK as u64 + 8)
+    }
+
+    /// The values of the first `rows` rows, `[rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub async fn download(&self, gpu: &Gpu, rows: u32) -> Result<Vec<f32>> {
+        let (stride, cols) = (stride(self.cols) as usize, self.cols as usize);
+        let codes = gpu.download::<i8>(std::slice::from_ref(&self.codes)).await?.remove(0);
+        let scales = gpu.download::<[f32; 2]>(std::slice::from_ref(&self.scales)).await?.remove(0);
+        let value = |at: usize| scales[at / BLOCK][0] * f32::from(codes[at]);
+        Ok((0..rows as usize).flat_map(|row| (row * stride..row * stride + cols).map(value)).collect())
+    }
+}
+
 fn stride(cols: u32) -> u32 {
     cols.next_multiple_of(BLOCK as u32)
 }

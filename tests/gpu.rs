@@ -227,9 +227,17 @@ fn product(gpu: &Gpu) -> (Recording, f64) {
     let (x, y) = (Tensor::zeros(gpu, "x", 1, 2048).unwrap(), Tensor::zeros(gpu, "y", 1, 4096).unwrap());
     let counts = gpu.upload("counts", &[1u32]).unwrap();
     let mut recording = Recording::default();
-    Matmul { weight: &weight, x: &x, y: &y, rows: RowCount::Few(1), counts: &counts, label: "product" }
-        .record(gpu, &mut recording)
-        .unwrap();
+    Matmul {
+        weight: &weight,
+        x: &x,
+        x_q8: None,
+        y: &y,
+        rows: RowCount::Few(1),
+        counts: &counts,
+        label: "product",
+    }
+    .record(gpu, &mut recording)
+    .unwrap();
     (recording, weight.bytes() as f64)
 }
 

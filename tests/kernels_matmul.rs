@@ -7,7 +7,7 @@ use mistral_wgpu::{
     ops::*,
     quant::{BLOCK, FORMATS, Format, Matrix, by_name},
     reference,
-    tensor::Tensor,
+    tensor::{Q8Tensor, Tensor},
 };
 use pollster::block_on;
 
@@ -44,7 +44,19 @@ fn best(operation: &str, name: &str, variants: impl Iterator<Item = &'static str
     gpu
 }
 
-/// A format that every variant fits.
+/// The device without the variants that multiply integers.
+fn without_integers() -> Gpu {
+    let gpu = GPU.with_own_rejections();
+    let shape = MatVecShape { format: by_name("q8_0").unwrap(), cols: 1, q8: true };
+    for variant in MAT_VEC.variants {
+        if (variant.key)(&shape).needs.contains(&Capability::Integer) {
+            gpu.reject(MAT_VEC.full_name(variant));
+        }
+    }
+    gpu
+}
+
+/// A format that every variant of [`MAT_MAT`] fits.
 fn fits_all() -> &'static Format {
     by_name("f16").unwrap()
 }
@@ -52,17 +64,34 @@ fn fits_all() -> &'static Format {
 /// Runs a product over all rows of `x` with `rows` rows in `y`, of which the product writes as many as
 /// `count` says: the rest stays what it was, NaN.
 fn product(gpu: &Gpu, weight: &Weight, x: &[f32], rows: RowCount, y_rows: u32) -> Vec<f32> {
-    let x = Tensor::from_values(gpu, "x", x, weight.cols).unwrap();
+    product_of(gpu, weight, x, rows, y_rows).0
+}
+
+/// As [`product`], with the activations that the kernel multiplies: `x`, or what 8-bit codes make of it.
+fn product_of(
+    gpu: &Gpu,
+    weight: &Weight,
+    values: &[f32],
+    rows: RowCount,
+    y_rows: u32,
+) -> (Vec<f32>, Vec<f32>) {
+    let x = Tensor::from_values(gpu, "x", values, weight.cols).unwrap();
+    let x_q8 = Q8Tensor::zeros(gpu, "x in codes", x.rows, weight.cols).unwrap();
     let untouched = vec![f32::NAN; (y_rows * weight.rows) as usize];
     let y = Tensor::from_values(gpu, "y", &untouched, weight.rows).unwrap();
     let counts = [0, x.rows];
     let buffer = gpu.upload("counts", &counts).unwrap();
     let mut recording = Recording::default();
-    let matmul = Matmul { weight, x: &x, y: &y, rows, counts: &buffer, label: "test" };
+    let matmul = Matmul { weight, x: &x, x_q8: Some(&x_q8), y: &y, rows, counts: &buffer, label: "test" };
+    let reads_q8 = matmul.reads_q8(gpu).unwrap();
+    if reads_q8 {
+        Quantize { x: &x, q8: &x_q8, rows }.record(gpu, &mut recording).unwrap();
+    }
     matmul.record(gpu, &mut recording).unwrap();
-    assert_eq!(recording.dispatches(), weight.parts.len());
+    assert_eq!(recording.dispatches(), weight.parts.len() + usize::from(reads_q8));
     gpu.replay(&recording, &counts.map(u64::from), None).unwrap();
-    block_on(y.download(gpu, y_rows)).unwrap()
+    let multiplied = if reads_q8 { block_on(x_q8.download(gpu, x.rows)).unwrap() } else { values.to_vec() };
+    (block_on(y.download(gpu, y_rows)).unwrap(), multiplied)
 }
 
 /// Every output within `bound × Σ|w·x|` of the reference.
@@ -89,8 +118,13 @@ fn check_products(gpu: &Gpu, few: &[u32], many: &[u32]) {
             let counts = few.iter().map(|n| (*n, RowCount::Few(*n)));
             for (n, count) in counts.chain(many.iter().map(|n| (*n, RowCount::Many(1)))) {
                 let x = random(n, (n * cols) as usize);
-                let y = product(gpu, &weight, &x, count, n);
-                assert_product(&y, &matrix, &x, &format!("{} {rows}x{cols}, {count:?} {n}", format.name));
+                let (y, multiplied) = product_of(gpu, &weight, &x, count, n);
+                assert_product(
+                    &y,
+                    &matrix,
+                    &multiplied,
+                    &format!("{} {rows}x{cols}, {count:?} {n}", format.name),
+                );
                 checked += 1;
             }
         }
@@ -98,12 +132,23 @@ fn check_products(gpu: &Gpu, few: &[u32], many: &[u32]) {
     assert_eq!(checked, FORMATS.len() * SHAPES.len() * (few.len() + many.len()));
 }
 
+/// Variants that the device can run for any format.
+fn runnable_mat_vec() -> Vec<&'static str> {
+    let fits = |variant: &Variant<MatVecShape>| {
+        FORMATS.into_iter().any(|format| {
+            let shape = MatVecShape { format, cols: 1, q8: true };
+            MAT_VEC.runnable(&GPU, &shape).any(|other| other.name == variant.name)
+        })
+    };
+    let names: Vec<_> = MAT_VEC.variants.iter().filter(|v| fits(v)).map(|variant| variant.name).collect();
+    assert!(names.contains(&"baseline") && names.contains(&"integer"), "{names:?}");
+    names
+}
+
 #[test]
 fn mat_vec() {
-    let shape = MatVecShape { format: fits_all(), cols: 1 };
-    for variant in MAT_VEC.runnable(&GPU, &shape) {
-        let gpu = best("mat_vec", variant.name, MAT_VEC.variants.iter().map(|variant| variant.name));
-        assert_eq!(MAT_VEC.choose(&gpu, &shape).unwrap().0.name, variant.name);
+    for variant in runnable_mat_vec() {
+        let gpu = best("mat_vec", variant, MAT_VEC.variants.iter().map(|variant| variant.name));
         check_products(&gpu, &[1, 2, 3, 4, 5, 6, 7, 8], &[]);
     }
 }
@@ -127,9 +172,8 @@ fn on_floor_limits_without_anything_optional() {
 
 #[test]
 fn a_row_has_the_same_bits_in_every_small_batch() {
-    let shape = MatVecShape { format: fits_all(), cols: 1 };
-    for variant in MAT_VEC.runnable(&GPU, &shape) {
-        let gpu = best("mat_vec", variant.name, MAT_VEC.variants.iter().map(|variant| variant.name));
+    for variant in runnable_mat_vec() {
+        let gpu = best("mat_vec", variant, MAT_VEC.variants.iter().map(|variant| variant.name));
         for format in FORMATS {
             let (rows, cols) = (37, 4128);
             let weight = Weight::from_matrix(&gpu, "weight", &matrix(format, rows, cols)).unwrap();
@@ -141,13 +185,8 @@ fn a_row_has_the_same_bits_in_every_small_batch() {
             for n in 2..=8 {
                 let y = product(&gpu, &weight, &x[..(n * cols) as usize], RowCount::Few(n), n);
                 let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
-                assert_eq!(
-                    bits(&y),
-                    bits(&alone[..(n * rows) as usize]),
-                    "{}/{} {n}",
-                    variant.name,
-                    format.name
-                );
+                let expected = bits(&alone[..(n * rows) as usize]);
+                assert_eq!(bits(&y), expected, "{variant}/{} {n}", format.name);
             }
         }
     }
@@ -166,6 +205,7 @@ fn rows_beyond_the_count_are_not_written() {
 /// Products with unit vectors read a weight's columns back, exactly.
 #[test]
 fn every_code_and_subnormal_scale_is_exact() {
+    let floats = without_integers();
     let identity: Vec<f32> =
         (0..BLOCK * BLOCK).map(|i| f32::from(u8::from(i % BLOCK == i / BLOCK))).collect();
     for format in FORMATS {
@@ -180,13 +220,23 @@ fn every_code_and_subnormal_scale_is_exact() {
             let pairs = |i: usize| u32::from(halves[i % 8]) | u32::from(halves[(i / 8) % 8]) << 16;
             matrix.codes.iter_mut().enumerate().for_each(|(i, word)| *word = pairs(i));
         }
-        let weight = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
+        let weight = Weight::from_matrix(&floats, "weight", &matrix).unwrap();
         let expected: Vec<f32> = reference::matmul(&matrix, &identity);
-        let many = product(&GPU, &weight, &identity, RowCount::Many(1), BLOCK as u32);
+        let many = product(&floats, &weight, &identity, RowCount::Many(1), BLOCK as u32);
         assert_eq!(many, expected, "{}", format.name);
-        let few: Vec<f32> =
-            identity.chunks(8 * BLOCK).flat_map(|x| product(&GPU, &weight, x, RowCount::Few(8), 8)).collect();
-        assert_eq!(few, expected, "{}", format.name);
+        let few = |gpu: &Gpu| -> Vec<f32> {
+            let product = |x: &[f32]| product(gpu, &weight, x, RowCount::Few(8), 8);
+            identity.chunks(8 * BLOCK).flat_map(product).collect()
+        };
+        assert_eq!(few(&floats), expected, "{}", format.name);
+        // The scale of such a vector's codes is 1/127, which is rounded.
+        for (found, expected) in few(&GPU).into_iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() <= 2e-7 * expected.abs(),
+                "{}: {found}, {expected}",
+                format.name
+            );
+        }
     }
 }
 
@@ -216,9 +266,9 @@ fn parts_are_one_matrix() {
         let whole = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
         for (n, count) in [(3, RowCount::Few(3)), (40, RowCount::Many(1))] {
             let x = random(n, n as usize * 96);
-            let y = product(&GPU, &weight, &x, count, n);
+            let (y, multiplied) = product_of(&GPU, &weight, &x, count, n);
             assert_eq!(y, product(&GPU, &whole, &x, count, n), "{}", format.name);
-            assert_product(&y, &matrix, &x, format.name);
+            assert_product(&y, &matrix, &multiplied, format.name);
         }
     }
 }
@@ -272,5 +322,46 @@ fn random_weights_have_the_standard_deviation() {
         for (index, row) in rows.iter().enumerate() {
             assert!(!rows[..index].contains(row), "{}: row {index} repeats another", format.name);
         }
+    }
+}
+
+/// Codes, scales and sums of blocks against the reference: any codes that round as well, and zero padding.
+#[test]
+fn quantized_activations() {
+    let (rows, cols) = (5, 68);
+    let mut values = random(1, rows * cols);
+    values[..cols].iter_mut().for_each(|value| *value *= 1e30);
+    values[cols..2 * cols].iter_mut().for_each(|value| *value *= 1e-25);
+    values[2 * cols..3 * cols].iter_mut().for_each(|value| *value *= 1e-38);
+    values[3 * cols..][..cols].fill(0.0);
+    values[4 * cols + 40] = f32::NAN;
+    values[4 * cols + 64] = f32::INFINITY;
+    let x = Tensor::from_values(&GPU, "x", &values, cols as u32).unwrap();
+    for rows in [RowCount::Few(5), RowCount::Many(1)] {
+        let q8 = Q8Tensor::zeros(&GPU, "q8", 5, cols as u32).unwrap();
+        let mut recording = Recording::default();
+        Quantize { x: &x, q8: &q8, rows }.record(&GPU, &mut recording).unwrap();
+        GPU.replay(&recording, &[0, 5], None).unwrap();
+        let found = block_on(q8.download(&GPU, 5)).unwrap();
+        for (row, (found, values)) in found.chunks(cols).zip(values.chunks(cols)).enumerate() {
+            let expected = reference::quantize(values, cols);
+            for (block, (found, expected)) in found.chunks(BLOCK).zip(expected.chunks(BLOCK)).enumerate() {
+                if row == 4 && block > 0 {
+                    assert!(found.iter().all(|value| !value.is_finite()), "row 4, block {block}: {found:?}");
+                    continue;
+                }
+                let largest = values[block * BLOCK..].iter().take(BLOCK).fold(0.0f32, |a, b| a.max(b.abs()));
+                for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    let (error, value) = ((found - expected).abs(), values[block * BLOCK + i]);
+                    assert!(error <= largest * 1e-6 || (found - value).abs() <= largest * 0.50001 / 127.0);
+                }
+            }
+        }
+        let codes = block_on(GPU.download::<i8>(std::slice::from_ref(&q8.codes))).unwrap().remove(0);
+        let scales = block_on(GPU.download::<[u32; 2]>(std::slice::from_ref(&q8.scales))).unwrap().remove(0);
+        for (codes, [_, sum]) in codes.chunks(BLOCK).zip(&scales).take(4 * 3) {
+            assert_eq!(codes.iter().map(|code| i32::from(*code)).sum::<i32>(), *sum as i32);
+        }
+        assert!(codes.chunks(96).all(|row| row[cols..].iter().all(|code| *code == 0)), "padding");
     }
 }

@@ -17,6 +17,9 @@ pub enum Capability {
     Timestamp,
     /// Shaders compiled without the bounds checks and loop guards that wgpu would add.
     Unchecked,
+    /// Products of integers: activations in blocks of 8-bit codes, multiplied four at a time
+    /// (`dot4I8Packed`, which every device has, if not in hardware).
+    Integer,
 }
 
 struct Row {
@@ -28,7 +31,7 @@ struct Row {
 const COOPERATIVE_MATRIX: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-const CAPABILITIES: [Row; 6] = [
+const CAPABILITIES: [Row; 7] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
     Row {
@@ -43,6 +46,7 @@ const CAPABILITIES: [Row; 6] = [
     },
     Row { capability: Capability::Timestamp, name: "timestamp", features: wgpu::Features::TIMESTAMP_QUERY },
     Row { capability: Capability::Unchecked, name: "unchecked", features: wgpu::Features::empty() },
+    Row { capability: Capability::Integer, name: "integer", features: wgpu::Features::empty() },
 ];
 
 impl Capability {

@@ -6,7 +6,7 @@ use crate::{
     gpu::{Buffer, Gpu},
     ops::{AttentionShape, PAGE, Row, WorkItem, count},
     reference::rope_table,
-    tensor::Tensor,
+    tensor::{Q8Tensor, Tensor},
 };
 
 /// cos and sin of every rotary angle, computed in `f64` on the host: WGSL promises them only within
@@ -34,6 +34,14 @@ pub(super) struct Activations {
     pub delta: Tensor,
     /// `[rows, hidden]`.
     pub normed: Tensor,
+    /// Inputs of products in 8-bit codes, for kernels that multiply integers.
+    pub normed_q8: Q8Tensor,
+    /// `[rows, heads * head_dim]`.
+    pub attended_q8: Q8Tensor,
+    /// `[rows, intermediate]`.
+    pub intermediate_q8: Q8Tensor,
+    /// `[logit rows, hidden]`.
+    pub final_norm_q8: Q8Tensor,
     /// `[rows, (heads + 2 * kv_heads) * head_dim]`.
     pub qkv: Tensor,
     /// After RoPE, `[rows, heads * head_dim]`.
@@ -87,7 +95,11 @@ impl Activations {
             + u64::from(options.context) * config.head_dim as u64;
         let shape = super::kv_cache::attention_shape(config, options.kv_format);
         let partial = 4 * shape.partial_floats() + 2 * size_of::<WorkItem>() as u64;
-        4 * floats + u64::from(partial_capacity(options.max_rows)) * partial
+        let q8 = Q8Tensor::bytes(rows, config.hidden_size as u64)
+            + Q8Tensor::bytes(rows, (config.num_attention_heads * config.head_dim) as u64)
+            + Q8Tensor::bytes(rows, config.intermediate_size as u64)
+            + Q8Tensor::bytes(options.max_logit_rows.into(), config.hidden_size as u64);
+        4 * floats + q8 + u64::from(partial_capacity(options.max_rows)) * partial
     }
 
     pub fn new(
@@ -99,6 +111,8 @@ impl Activations {
     ) -> Result<Self> {
         let rows = options.max_rows;
         let tensor = |label: &str, cols: usize| Tensor::zeros(gpu, label, rows, cols as u32);
+        let q8 = |label: &str, rows: u32, cols: usize| Q8Tensor::zeros(gpu, label, rows, cols as u32);
+        let hidden = config.hidden_size;
         let [x, delta, normed, qkv, q, attended, gate_up, intermediate] = widths(config);
         let partials = partial_capacity(rows);
         let partial_bytes = 4 * shape.partial_floats();
@@ -111,12 +125,16 @@ impl Activations {
             x: tensor("x", x)?,
             delta: tensor("delta", delta)?,
             normed: tensor("normed", normed)?,
+            normed_q8: q8("normed", rows, normed)?,
+            attended_q8: q8("attended", rows, attended)?,
+            intermediate_q8: q8("intermediate", rows, intermediate)?,
+            final_norm_q8: q8("final norm", options.max_logit_rows, hidden)?,
             qkv: tensor("qkv", qkv)?,
             q: tensor("q", q)?,
             attended: tensor("attended", attended)?,
             gate_up: tensor("gate_up", gate_up)?,
             intermediate: tensor("intermediate", intermediate)?,
-            final_norm: Tensor::zeros(gpu, "final norm", options.max_logit_rows, config.hidden_size as u32)?,
+            final_norm: Tensor::zeros(gpu, "final norm", options.max_logit_rows, hidden as u32)?,
             hidden_states: Vec::new(),
             partials: gpu.allocate("partials", u64::from(partials) * partial_bytes)?,
             rows: gpu.allocate("rows", u64::from(rows) * size_of::<Row>() as u64)?,

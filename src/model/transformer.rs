@@ -11,8 +11,8 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     gpu::{Gpu, Profile, Recording},
-    ops::{Attention, Embedding, KvFormat, Matmul, PAGE, RmsNorm, RopeKv, RowCount, Swiglu, count},
-    tensor::Tensor,
+    ops::{Attention, Embedding, KvFormat, Matmul, PAGE, Quantize, RmsNorm, RopeKv, RowCount, Swiglu, count},
+    tensor::{Q8Tensor, Tensor},
 };
 
 /// How large a model's working memory is.
@@ -284,7 +284,15 @@ impl Model {
             let (weight, row_ids) = (&self.weights.norm, Some(&a.logit_rows));
             RmsNorm { x: &a.x, delta, weight, y: &a.final_norm, row_ids, eps: self.config.rms_norm_eps }
                 .record(gpu, rec)?;
-            self.linear(gpu, rec, "lm_head", self.weights.lm_head(), &a.final_norm, &self.logits, rows)?;
+            self.linear(
+                gpu,
+                rec,
+                "lm_head",
+                self.weights.lm_head(),
+                (&a.final_norm, &a.final_norm_q8),
+                &self.logits,
+                rows,
+            )?;
         }
         Ok(recording)
     }
@@ -314,7 +322,7 @@ impl Model {
         let a = &self.activations;
         let segments = &self.cache.layers[index];
         let (rows_table, shape) = (&a.rows, self.cache.shape);
-        self.linear(gpu, recording, "qkv", &layer.qkv, &a.normed, &a.qkv, rows)?;
+        self.linear(gpu, recording, "qkv", &layer.qkv, (&a.normed, &a.normed_q8), &a.qkv, rows)?;
         RopeKv { qkv: &a.qkv, q: &a.q, rows: rows_table, rope: &self.rope.table, segments, shape }
             .record(gpu, recording)?;
         Attention {
@@ -330,7 +338,7 @@ impl Model {
             window: self.config.sliding_window,
         }
         .record(gpu, recording)?;
-        self.linear(gpu, recording, "o", &layer.o, &a.attended, &a.delta, rows)
+        self.linear(gpu, recording, "o", &layer.o, (&a.attended, &a.attended_q8), &a.delta, rows)
     }
 
     /// `delta = down(silu(gate) * up)`.
@@ -342,11 +350,20 @@ impl Model {
         rows: RowCount,
     ) -> Result<()> {
         let a = &self.activations;
-        self.linear(gpu, recording, "gate_up", &layer.gate_up, &a.normed, &a.gate_up, rows)?;
+        self.linear(gpu, recording, "gate_up", &layer.gate_up, (&a.normed, &a.normed_q8), &a.gate_up, rows)?;
         Swiglu { gate_up: &a.gate_up, out: &a.intermediate }.record(gpu, recording)?;
-        self.linear(gpu, recording, "down", &layer.down, &a.intermediate, &a.delta, rows)
+        self.linear(
+            gpu,
+            recording,
+            "down",
+            &layer.down,
+            (&a.intermediate, &a.intermediate_q8),
+            &a.delta,
+            rows,
+        )
     }
 
+    /// `y = x · weightᵀ`; `x` is quantized before if the product wants it.
     #[expect(clippy::too_many_arguments)]
     fn linear(
         &self,
@@ -354,10 +371,14 @@ impl Model {
         recording: &mut Recording,
         label: &'static str,
         weight: &crate::ops::Weight,
-        x: &Tensor,
+        (x, x_q8): (&Tensor, &Q8Tensor),
         y: &Tensor,
         rows: RowCount,
     ) -> Result<()> {
-        Matmul { weight, x, y, rows, counts: &self.activations.counts, label }.record(gpu, recording)
+        let matmul = Matmul { weight, x, x_q8: Some(x_q8), y, rows, counts: &self.activations.counts, label };
+        if matmul.reads_q8(gpu)? {
+            Quantize { x, q8: x_q8, rows }.record(gpu, recording)?;
+        }
+        matmul.record(gpu, recording)
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     Operation, Variant,
     matmul::MatmulParams,
-    weight::{reads_f16, weight_key},
+    weight::{reads_f16, reads_integers, weight_key},
 };
 use crate::{
     gpu::{Capability, KernelKey},
@@ -17,6 +17,8 @@ pub struct MatVecShape {
     pub format: &'static Format,
     /// Rows of activations, each a column vector to the weight.
     pub cols: u32,
+    /// Whether the activations are there in 8-bit codes, too.
+    pub q8: bool,
 }
 
 const MAT_VEC_WORKGROUP: u32 = 64;
@@ -35,6 +37,11 @@ fn mat_vec(shape: &MatVecShape) -> KernelKey {
         .constant("ROWS", mat_vec_rows(shape))
 }
 
+/// Whether both factors are there as integers.
+fn integer(shape: &MatVecShape) -> bool {
+    shape.q8 && reads_integers(shape.format)
+}
+
 /// Gives every invocation rows of its own.
 const WHOLE_ROWS: &str = "whole_rows";
 
@@ -42,6 +49,16 @@ const WHOLE_ROWS: &str = "whole_rows";
 pub static MAT_VEC: Operation<MatVecShape> = Operation {
     name: "mat_vec",
     variants: &[
+        Variant {
+            name: "integer_subgroup",
+            fits: integer,
+            key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..mat_vec(shape) },
+        },
+        Variant {
+            name: "integer",
+            fits: integer,
+            key: |shape| KernelKey { needs: &[Capability::Integer], ..mat_vec(shape) },
+        },
         Variant {
             name: "f16",
             fits: |shape| reads_f16(shape.format),

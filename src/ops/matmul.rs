@@ -1,14 +1,16 @@
 //! Products of activations with weight matrices.
 
+use std::sync::Arc;
+
 use super::{
-    MAT_MAT, MAT_VEC, MatVecShape, RowCount, Weight,
+    MAT_MAT, MAT_VEC, MatVecShape, RowCount, Variant, Weight,
     mat_mat::{TILE_COLS, TILE_ROWS},
     mat_vec::mat_vec_workgroups,
 };
 use crate::{
     Result,
-    gpu::{Buffer, Cost, Extent, Gpu, Recording, Step},
-    tensor::Tensor,
+    gpu::{Buffer, Capability, Cost, Extent, Gpu, Kernel, KernelKey, Recording, Step},
+    tensor::{Q8Tensor, Tensor},
     uniform,
 };
 
@@ -24,6 +26,8 @@ pub struct Matmul<'a> {
     pub weight: &'a Weight,
     /// `[rows, inputs]`.
     pub x: &'a Tensor,
+    /// Room for `x` in 8-bit codes, for kernels that multiply integers. Without it, none is chosen.
+    pub x_q8: Option<&'a Q8Tensor>,
     /// `[rows, outputs]`.
     pub y: &'a Tensor,
     /// How many rows.
@@ -35,7 +39,44 @@ pub struct Matmul<'a> {
     pub label: &'static str,
 }
 
+/// What computes a product.
+struct Choice {
+    key: KernelKey,
+    kernel: Arc<Kernel>,
+    mat_vec: Option<(&'static Variant<MatVecShape>, MatVecShape)>,
+}
+
+/// Kernels that multiply integers read their activations as such.
+fn reads_q8(key: &KernelKey) -> bool {
+    key.needs.contains(&Capability::Integer)
+}
+
 impl Matmul<'_> {
+    /// Whether the kernel for this product reads `x_q8`: the caller then fills it before, with
+    /// [`Quantize`](super::Quantize).
+    ///
+    /// # Errors
+    /// As [`Gpu::kernel`].
+    pub fn reads_q8(&self, gpu: &Gpu) -> Result<bool> {
+        Ok(reads_q8(&self.choose(gpu)?.key))
+    }
+
+    fn choose(&self, gpu: &Gpu) -> Result<Choice> {
+        let format = self.weight.format;
+        match self.rows {
+            RowCount::Few(cols) => {
+                assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
+                let shape = MatVecShape { format, cols, q8: self.x_q8.is_some() };
+                let (variant, kernel) = MAT_VEC.choose(gpu, &shape)?;
+                Ok(Choice { key: (variant.key)(&shape), kernel, mat_vec: Some((variant, shape)) })
+            }
+            RowCount::Many(_) => {
+                let (variant, kernel) = MAT_MAT.choose(gpu, &format)?;
+                Ok(Choice { key: (variant.key)(&format), kernel, mat_vec: None })
+            }
+        }
+    }
+
     /// Appends one step for each part of the weight.
     ///
     /// # Errors
@@ -43,15 +84,8 @@ impl Matmul<'_> {
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let weight = self.weight;
         assert!(self.x.cols == weight.cols && self.y.cols == weight.rows, "shapes differ");
-        let (kernel, slot, mat_vec) = match self.rows {
-            RowCount::Few(cols) => {
-                assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
-                let shape = MatVecShape { format: weight.format, cols };
-                let (variant, kernel) = MAT_VEC.choose(gpu, &shape)?;
-                (kernel, 0, Some((variant, shape)))
-            }
-            RowCount::Many(slot) => (MAT_MAT.choose(gpu, &weight.format)?.1, slot, None),
-        };
+        let Choice { key, kernel, mat_vec } = self.choose(gpu)?;
+        let slot = if let RowCount::Many(slot) = self.rows { slot } else { 0 };
         for part in &weight.parts {
             let params = gpu.uniform(&MatmulParams {
                 first_row: part.first_row,
@@ -60,7 +94,11 @@ impl Matmul<'_> {
                 y_stride: self.y.stride(),
                 slot: slot as u32,
             })?;
-            let mut bindings = vec![("params", &params), ("x", &self.x.buffer), ("y", &self.y.buffer)];
+            let mut bindings = vec![("params", &params), ("y", &self.y.buffer)];
+            match self.x_q8.filter(|_| reads_q8(&key)) {
+                Some(x) => bindings.extend([("x_codes", &x.codes), ("x_scales", &x.scales)]),
+                None => bindings.push(("x", &self.x.buffer)),
+            }
             bindings.extend(part.bindings());
             let fixed = part.bytes() as f64;
             let (grid, each) = match &mat_vec {

@@ -67,7 +67,10 @@ pub fn compositions() -> Vec<KernelKey> {
     use crate::quant::FORMATS;
 
     fn keys<S>(operation: &Operation<S>, shapes: impl IntoIterator<Item = S>) -> Vec<KernelKey> {
-        let of_shape = |shape: S| operation.variants.iter().map(move |variant| (variant.key)(&shape));
+        let of_shape = |shape: S| {
+            let key = move |variant: &Variant<S>| (variant.fits)(&shape).then(|| (variant.key)(&shape));
+            operation.variants.iter().filter_map(key)
+        };
         shapes.into_iter().flat_map(of_shape).collect()
     }
     let attention = || {
@@ -76,8 +79,9 @@ pub fn compositions() -> Vec<KernelKey> {
             KvFormat::all().map(move |kv| AttentionShape { heads, kv_heads, head_dim, kv })
         })
     };
-    let mat_vec =
-        FORMATS.into_iter().flat_map(|format| (1..=8).map(move |cols| MatVecShape { format, cols }));
+    let mat_vec = FORMATS
+        .into_iter()
+        .flat_map(|format| (1..=8).map(move |cols| MatVecShape { format, cols, q8: true }));
     let rms_norm = [(false, false), (true, false), (false, true), (true, true)];
     [
         keys(&RMS_NORM, rms_norm.map(|(residual, gather)| RmsNormShape { residual, gather })),
@@ -85,6 +89,7 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&FILL, FORMATS),
         keys(&MAT_VEC, mat_vec),
         keys(&MAT_MAT, FORMATS),
+        keys(&QUANTIZE, [()]),
         keys(&ROPE_KV, attention()),
         keys(&ATTENTION_SINGLE, attention()),
         keys(&ATTENTION_TILED, attention()),

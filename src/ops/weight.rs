@@ -204,6 +204,11 @@ pub(super) fn reads_f16(format: &Format) -> bool {
     format.name == "f16"
 }
 
+/// Whether the weights are integers times a scale for each block, so that its shader has `weight_codes`.
+pub(super) fn reads_integers(format: &Format) -> bool {
+    format.scale_halves == 1
+}
+
 uniform! {
     struct FillParams { blocks: u32, first_block: u32, seed: u32 }
 }

@@ -1,6 +1,6 @@
-//! Products with weight matrices.
+//! Products with weight matrices, and what they read.
 
-use crate::quant::Matrix;
+use crate::quant::{BLOCK, Matrix};
 
 /// Row `ids[i]` of `weight` for each id: `[ids, cols]`.
 pub fn embedding(weight: &Matrix, ids: &[u32]) -> Vec<f32> {
@@ -19,4 +19,15 @@ pub fn matmul(weight: &Matrix, x: &[f32]) -> Vec<f32> {
         }
     }
     y
+}
+
+/// Every value of `x`, `[rows, cols]`, rounded to one of 255 steps of its block of 32 in a row, of which the
+/// largest magnitude is the last.
+pub fn quantize(x: &[f32], cols: usize) -> Vec<f32> {
+    let rounded = |block: &[f32]| -> Vec<f32> {
+        let largest = block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let inverse = if largest < 1e-30 { 0.0 } else { 127.0 / largest };
+        block.iter().map(|value| (value * inverse).round_ties_even() * (largest / 127.0)).collect()
+    };
+    x.chunks_exact(cols).flat_map(|row| row.chunks(BLOCK)).flat_map(rounded).collect()
 }

@@ -3,14 +3,14 @@
 use super::{SelfTest, worst};
 use crate::{
     Result,
-    gpu::Recording,
+    gpu::{Capability, Gpu, Recording},
     ops::{
-        EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatVecShape, Matmul, Operation, Row, RowCount, Weight, count,
-        weight::uniform_values,
+        EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatVecShape, Matmul, Operation, QUANTIZE, Quantize, Row,
+        RowCount, Weight, count, weight::uniform_values,
     },
-    quant::{Format, Matrix},
+    quant::{BLOCK, Format, Matrix},
     reference,
-    tensor::Tensor,
+    tensor::{Q8Tensor, Tensor},
 };
 
 /// More than a tile in every direction, and more blocks than a workgroup has invocations.
@@ -43,10 +43,41 @@ pub async fn embedding(test: &mut SelfTest<'_>, format: &'static Format) -> Resu
     .await
 }
 
+/// A value in 8-bit codes is off by half a step of a 127th of the largest in its block. In a sum of
+/// many these errors mostly cancel: this is about twice what they add up to here.
+const ROUNDED: f32 = 1e-3;
+
+pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
+    const ROWS: u32 = 3;
+    const COLS: usize = 36;
+    let mut values = uniform_values(3, ROWS as usize * COLS, 1.0);
+    // Large and small blocks, and one of zeros.
+    values[..32].iter_mut().for_each(|value| *value *= 1e12);
+    values[COLS..][..32].iter_mut().for_each(|value| *value *= 1e-12);
+    values[2 * COLS..].fill(0.0);
+    let expected = reference::quantize(&values, COLS);
+    let largest = |index: usize| {
+        let row = &expected[index / COLS * COLS..][..COLS];
+        let block = row.chunks(32).nth(index % COLS / 32).expect("a block of the row");
+        block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()))
+    };
+    // One code where a value lies half-way between two.
+    test.check(&QUANTIZE, &(), "blocks of all sizes", 1.01 / 127.0, async |gpu| {
+        let x = Tensor::from_values(gpu, "x", &values, COLS as u32)?;
+        let q8 = Q8Tensor::zeros(gpu, "q8", ROWS, COLS as u32)?;
+        let mut recording = Recording::default();
+        Quantize { x: &x, q8: &q8, rows: RowCount::Few(ROWS) }.record(gpu, &mut recording)?;
+        gpu.replay(&recording, &[0], None)?;
+        Ok(worst(&q8.download(gpu, ROWS).await?, &expected, largest))
+    })
+    .await
+}
+
 /// Shapes of one row and of eight: other numbers of rows differ in nothing but that number.
 pub async fn mat_vec(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
     for cols in [1, 8] {
-        product(test, &MAT_VEC, &MatVecShape { format, cols }, format, RowCount::Few(cols), cols).await?;
+        let shape = MatVecShape { format, cols, q8: true };
+        product(test, &MAT_VEC, &shape, format, RowCount::Few(cols), cols).await?;
     }
     Ok(())
 }
@@ -55,32 +86,68 @@ pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format) -> Result
     product(test, &MAT_MAT, &format, format, RowCount::Many(count::ROWS), 37).await
 }
 
+/// All variants with activations that 8-bit codes hold exactly, then those that read such codes with
+/// any activations.
 async fn product<S>(
     test: &mut SelfTest<'_>,
     operation: &Operation<S>,
     shape: &S,
     format: &'static Format,
-    row_count: RowCount,
-    rows: u32,
+    rows: RowCount,
+    count: u32,
 ) -> Result<()> {
-    let matrix = matrix(format);
-    let values = uniform_values(2, rows as usize * COLS, 1.0);
-    let expected = reference::matmul(&matrix, &values);
-    let weights: Vec<Vec<f32>> = (0..ROWS).map(|row| matrix.row(row)).collect();
-    let magnitude = |index: usize| -> f32 {
-        let x = &values[index / ROWS * COLS..][..COLS];
-        weights[index % ROWS].iter().zip(x).map(|(w, x)| (w * x).abs()).sum()
-    };
-    test.check(operation, shape, format_args!("{}, {rows} rows", format.name), 2e-6, async |gpu| {
-        let weight = Weight::from_matrix(gpu, "weight", &matrix)?;
-        let x = Tensor::from_values(gpu, "x", &values, COLS as u32)?;
-        let y = Tensor::zeros(gpu, "y", rows, ROWS as u32)?;
-        let counts = gpu.upload("counts", &[rows])?;
+    let case = Product::new(format, rows, count);
+    let name = format!("{}, {count} rows", format.name);
+    test.check(operation, shape, &name, 2e-6, async |gpu| case.error(gpu, &case.in_codes).await).await?;
+    let mut variants: Vec<_> = operation.runnable(test.gpu, shape).collect();
+    variants.retain(|variant| (variant.key)(shape).needs.contains(&Capability::Integer));
+    let name = format!("{name}, rounded to codes");
+    let error = async |gpu: &Gpu| case.error(gpu, &case.values).await;
+    test.check_variants(operation, &variants, name, ROUNDED, error).await
+}
+
+struct Product {
+    matrix: Matrix,
+    rows: RowCount,
+    count: u32,
+    /// `[count, COLS]`.
+    values: Vec<f32>,
+    /// As `values`, but multiples of a power of two, at most 127, with 127 in every block.
+    in_codes: Vec<f32>,
+}
+
+impl Product {
+    fn new(format: &'static Format, rows: RowCount, count: u32) -> Self {
+        let values = uniform_values(2, count as usize * COLS, 1.0);
+        let code = |(index, value): (usize, &f32)| match index % COLS % BLOCK {
+            0 => 127.0 / 64.0,
+            _ => (value * 64.0).round() / 64.0,
+        };
+        let in_codes = values.iter().enumerate().map(code).collect();
+        Self { matrix: matrix(format), rows, count, values, in_codes }
+    }
+
+    /// Worst error with the activations `x`, `[count, COLS]`, relative to `Σ|w·x|`.
+    async fn error(&self, gpu: &Gpu, x: &[f32]) -> Result<f32> {
+        let expected = reference::matmul(&self.matrix, x);
+        let weights: Vec<Vec<f32>> = (0..ROWS).map(|row| self.matrix.row(row)).collect();
+        let magnitude = |index: usize| -> f32 {
+            let x = &x[index / ROWS * COLS..][..COLS];
+            weights[index % ROWS].iter().zip(x).map(|(w, x)| (w * x).abs()).sum()
+        };
+        let weight = Weight::from_matrix(gpu, "weight", &self.matrix)?;
+        let x = Tensor::from_values(gpu, "x", x, COLS as u32)?;
+        let q8 = Q8Tensor::zeros(gpu, "x in codes", self.count, COLS as u32)?;
+        let y = Tensor::zeros(gpu, "y", self.count, ROWS as u32)?;
+        let counts = gpu.upload("counts", &[self.count])?;
         let mut recording = Recording::default();
-        Matmul { weight: &weight, x: &x, y: &y, rows: row_count, counts: &counts, label: "self-test" }
-            .record(gpu, &mut recording)?;
-        gpu.replay(&recording, &[u64::from(rows)], None)?;
-        Ok(worst(&y.download(gpu, rows).await?, &expected, magnitude))
-    })
-    .await
+        let (rows, label) = (self.rows, "self-test");
+        let matmul = Matmul { weight: &weight, x: &x, x_q8: Some(&q8), y: &y, rows, counts: &counts, label };
+        if matmul.reads_q8(gpu)? {
+            Quantize { x: &x, q8: &q8, rows }.record(gpu, &mut recording)?;
+        }
+        matmul.record(gpu, &mut recording)?;
+        gpu.replay(&recording, &[u64::from(self.count)], None)?;
+        Ok(worst(&y.download(gpu, self.count).await?, &expected, magnitude))
+    }
 }

@@ -10,7 +10,7 @@ mod pointwise;
 
 use std::{fmt::Display, path::Path};
 
-use super::{AttentionShape, Operation};
+use super::{AttentionShape, Operation, Variant};
 use crate::{ErrorKind, Result, gpu::Gpu, quant::Format};
 
 /// What a model's kernels are specialised by.
@@ -48,6 +48,7 @@ pub struct SelfTestRow {
 pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTestRow>> {
     let mut test = SelfTest { gpu, rows: Vec::new() };
     linear::embedding(&mut test, shapes.weights).await?;
+    linear::quantize(&mut test).await?;
     linear::mat_vec(&mut test, shapes.weights).await?;
     linear::mat_mat(&mut test, shapes.weights).await?;
     pointwise::rms_norm(&mut test).await?;
@@ -99,7 +100,20 @@ impl SelfTest<'_> {
         bound: f32,
         run: impl AsyncFn(&Gpu) -> Result<f32>,
     ) -> Result<()> {
-        for variant in operation.runnable(self.gpu, shape).collect::<Vec<_>>() {
+        let variants: Vec<_> = operation.runnable(self.gpu, shape).collect();
+        self.check_variants(operation, &variants, case, bound, run).await
+    }
+
+    /// As [`SelfTest::check`], for some variants only.
+    async fn check_variants<S>(
+        &mut self,
+        operation: &Operation<S>,
+        variants: &[&Variant<S>],
+        case: impl Display,
+        bound: f32,
+        run: impl AsyncFn(&Gpu) -> Result<f32>,
+    ) -> Result<()> {
+        for variant in variants {
             let name = operation.full_name(variant);
             let error = match run(&operation.only(self.gpu, variant)).await {
                 Err(error)
