@@ -88,6 +88,38 @@ fn planned_memory_replaces_the_driver_s() {
     assert_eq!(memory.shared_with_host, GPU.description().memory.shared_with_host);
 }
 
+#[test]
+fn memory_is_counted_and_kept_to() {
+    assert_eq!(GPU.memory_left().is_some(), GPU.description().memory.free.is_some());
+    let gpu = open(GpuOptions { memory: Some(32 << 20), ..Default::default() }).unwrap();
+    let before = gpu.memory_in_use();
+    let buffer = gpu.allocate("first", 10 << 20).unwrap();
+    let part = buffer.slice(256, 1024);
+    let copy = buffer.clone();
+    assert_eq!(gpu.memory_in_use(), before + (10 << 20), "parts and copies share the memory");
+    drop((buffer, copy));
+    assert_eq!(gpu.memory_in_use(), before + (10 << 20), "a part keeps it alive");
+    assert_eq!(gpu.memory_left(), Some((22 << 20) - before));
+
+    let error = gpu.allocate("second", (22 << 20) + 4).unwrap_err();
+    assert_eq!((error.kind(), error.subject()), (ErrorKind::OutOfMemory, "second"));
+    assert!(error.to_string().contains(&(22 << 20).to_string()), "{error}");
+    let error = block_on(gpu.download::<u32>(&vec![part.clone(); 40 << 10])).unwrap_err();
+    assert_eq!((error.kind(), error.subject()), (ErrorKind::OutOfMemory, "download"));
+    drop(gpu.allocate("second", (22 << 20) - before).unwrap());
+    block_on(gpu.download::<u32>(std::slice::from_ref(&part))).unwrap();
+    drop(part);
+    assert_eq!((gpu.memory_in_use(), gpu.peak_memory()), (before, 32 << 20));
+
+    // Everything of a model returns, but for what kernels share.
+    let model = |gpu: &Gpu| forward(gpu, &mut tiny(gpu).unwrap(), &[1, 5, 7], None).unwrap();
+    model(&gpu);
+    let kept = gpu.memory_in_use();
+    assert!(kept < before + (16 << 10), "{kept} bytes kept");
+    model(&gpu);
+    assert_eq!(gpu.memory_in_use(), kept);
+}
+
 fn residual_add() -> KernelKey {
     (RESIDUAL_ADD.variants[0].key)(&())
 }

@@ -16,7 +16,7 @@ pub struct DeviceArgs {
     /// Optional paths not to use: `f16`, `subgroup`, `cooperative_matrix`, `timestamp`, `unchecked`, `integer`.
     #[arg(long, value_name = "LIST", env = "MISTRAL_DISABLE", value_parser = str::parse::<Capabilities>)]
     disable: Option<Capabilities>,
-    /// Memory to plan with, such as `8GiB` [default: what the driver tells].
+    /// Memory to plan with and to keep to, such as `8GiB` [default: what the driver tells].
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
 }

@@ -1,6 +1,8 @@
 //! Memory on the device.
 
-use super::Gpu;
+use std::sync::Arc;
+
+use super::{Gpu, budget::Share};
 use crate::{Error, ErrorKind, Result};
 
 /// A byte range of a device buffer; cloning shares the memory.
@@ -9,14 +11,10 @@ pub struct Buffer {
     pub(super) raw: wgpu::Buffer,
     pub(super) offset: u64,
     size: u64,
+    _share: Arc<Share>,
 }
 
 impl Buffer {
-    pub(super) fn from_raw(raw: wgpu::Buffer) -> Self {
-        let size = raw.size();
-        Self { raw, offset: 0, size }
-    }
-
     /// Length in bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -33,7 +31,7 @@ impl Buffer {
             "{offset}+{size} lies outside of a buffer of {} bytes",
             self.size
         );
-        Self { raw: self.raw.clone(), offset: self.offset + offset, size }
+        Self { offset: self.offset + offset, size, ..self.clone() }
     }
 
     pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
@@ -49,7 +47,8 @@ impl Gpu {
     /// Allocates `size` bytes (rounded up to a multiple of 4), zeroed.
     ///
     /// # Errors
-    /// [`ErrorKind::OutOfMemory`] when the device refuses or the size is beyond its limits.
+    /// [`ErrorKind::OutOfMemory`] when the device refuses, or the size is beyond its limits or what
+    /// [`Gpu::memory_left`] tells.
     pub fn allocate(&self, label: &str, size: u64) -> Result<Buffer> {
         let size = size.max(4).next_multiple_of(4);
         let limit = self.limits().buffer;
@@ -61,6 +60,15 @@ impl Gpu {
             | wgpu::BufferUsages::UNIFORM
             | wgpu::BufferUsages::COPY_SRC
             | wgpu::BufferUsages::COPY_DST;
+        self.create_buffer(label, size, usage)
+    }
+
+    /// Creates a buffer for `usage`, zeroed.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub(super) fn create_buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
+        let share = Arc::new(self.take_memory(label, size)?);
         let raw = self.guarded(label, |device| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -69,7 +77,7 @@ impl Gpu {
                 mapped_at_creation: false,
             })
         })?;
-        Ok(Buffer::from_raw(raw))
+        Ok(Buffer { raw, offset: 0, size, _share: share })
     }
 
     /// Allocates a buffer that holds `contents`.
@@ -105,18 +113,13 @@ impl Gpu {
         if total == 0 {
             return Ok(buffers.iter().map(|_| Vec::new()).collect());
         }
-        let staging = self.guarded("download", |device| {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("download"),
-                size: total,
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })?;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let buffer = self.create_buffer("download", total, usage)?;
+        let staging = &buffer.raw;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut end = 0;
         for buffer in buffers {
-            encoder.copy_buffer_to_buffer(&buffer.raw, buffer.offset, &staging, end, buffer.size);
+            encoder.copy_buffer_to_buffer(&buffer.raw, buffer.offset, staging, end, buffer.size);
             end += buffer.size;
         }
         self.queue.submit([encoder.finish()]);

@@ -9,7 +9,8 @@ use std::{
 use futures::FutureExt;
 
 use super::{
-    Buffer, Capabilities, Capability, Kernel, KernelKey, memory, memory::DeviceMemory, recording::Pace,
+    Buffer, Capabilities, Capability, Kernel, KernelKey, budget::Budget, memory, memory::DeviceMemory,
+    recording::Pace,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -22,7 +23,7 @@ pub struct GpuOptions {
     pub floor_limits: bool,
     /// Optional paths not to use.
     pub disable: Capabilities,
-    /// Memory to plan with, in bytes, in place of what the driver tells.
+    /// Memory to plan with and to keep to, in bytes, in place of what the driver tells.
     pub memory: Option<u64>,
     /// Seconds that a submission should take at most; 0.1, far below any watchdog, if `None`.
     pub submission_seconds: Option<f64>,
@@ -137,6 +138,8 @@ const NO_ADAPTER: &str = "no GPU driver found. On Debian or Ubuntu install `mesa
 pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
+    pub(super) adapter: wgpu::Adapter,
+    pub(super) budget: Arc<Budget>,
     pub(super) kernels: Arc<Mutex<HashMap<KernelKey, Arc<Kernel>>>>,
     pub(super) uniforms: Arc<Mutex<HashMap<Vec<u8>, Buffer>>>,
     pub(super) pace: Arc<Mutex<Pace>>,
@@ -211,6 +214,8 @@ impl Gpu {
         Ok(Self {
             device,
             queue,
+            adapter: adapter.clone(),
+            budget: Budget::new(options.memory),
             kernels: Arc::default(),
             uniforms: Arc::default(),
             pace: Arc::new(Mutex::new(Pace::new(options.submission_seconds.unwrap_or(0.1)))),

@@ -3,6 +3,7 @@
 //! [`Gpu`] is an opened adapter. [`Buffer`] is memory on it, [`Kernel`] a compiled compute shader,
 //! [`Recording`] a list of dispatches that can be replayed with other counts.
 
+mod budget;
 mod buffer;
 mod capability;
 mod device;

@@ -31,21 +31,16 @@ impl Profile {
                 gpu.capabilities(),
             ));
         }
-        let (queries, raw) = gpu.guarded("profile", |device| {
-            let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+        let queries = gpu.guarded("profile", |device| {
+            device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("profile"),
                 ty: wgpu::QueryType::Timestamp,
                 count: 2 * CAPACITY,
-            });
-            let raw = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("profile"),
-                size: u64::from(2 * CAPACITY) * 8,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
-            (queries, raw)
+            })
         })?;
-        Ok(Self { queries, labels: Vec::new(), resolved: Buffer::from_raw(raw), seconds: HashMap::new() })
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = gpu.create_buffer("profile", u64::from(2 * CAPACITY) * 8, usage)?;
+        Ok(Self { queries, labels: Vec::new(), resolved, seconds: HashMap::new() })
     }
 
     /// Indices of the two timestamps around the next step's pass.

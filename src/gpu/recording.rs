@@ -61,6 +61,8 @@ pub struct Step {
     label: &'static str,
     kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
+    /// What the bind group keeps alive.
+    _buffers: Vec<Buffer>,
     grid: Grid,
     cost: Cost,
 }
@@ -90,11 +92,13 @@ impl Step {
             }
         }
         let mut entries = Vec::with_capacity(kernel.bindings.len());
+        let mut buffers = Vec::with_capacity(kernel.bindings.len());
         for binding in &kernel.bindings {
             let Some((_, buffer)) = bindings.iter().find(|(name, _)| *name == binding.name) else {
                 return Err(fail(format!("buffer `{}` is not bound", binding.name)));
             };
             entries.push(wgpu::BindGroupEntry { binding: binding.number, resource: buffer.binding() });
+            buffers.push((*buffer).clone());
         }
         let bind_group = gpu.guarded(label, |device| {
             device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -103,7 +107,7 @@ impl Step {
                 entries: &entries,
             })
         })?;
-        Ok(Self { label, kernel, bind_group, grid, cost })
+        Ok(Self { label, kernel, bind_group, _buffers: buffers, grid, cost })
     }
 }
 
