@@ -373,3 +373,14 @@ fn threads_may_share_a_device() {
         }
     });
 }
+
+#[test]
+fn counters_tell_what_was_done() {
+    let gpu = open(GpuOptions::default()).unwrap();
+    let (recording, _) = product(&gpu);
+    let before = gpu.counters();
+    gpu.replay(&recording, &[1], None).unwrap();
+    let done = gpu.counters() - before;
+    assert_eq!((done.dispatches, done.submissions), (recording.dispatches() as u64, 1));
+    assert!(done.encoding_ns > 0);
+}

@@ -9,8 +9,8 @@ use std::{
 use futures::FutureExt;
 
 use super::{
-    Buffer, Capabilities, Capability, Kernel, KernelKey, budget::Budget, memory, memory::DeviceMemory,
-    recording::Pace,
+    Buffer, Capabilities, Capability, Counters, Kernel, KernelKey, budget::Budget, memory,
+    memory::DeviceMemory, recording::Pace,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -143,6 +143,7 @@ pub struct Gpu {
     pub(super) kernels: Arc<Mutex<HashMap<KernelKey, Arc<Kernel>>>>,
     pub(super) uniforms: Arc<Mutex<HashMap<Vec<u8>, Buffer>>>,
     pub(super) pace: Arc<Mutex<Pace>>,
+    pub(super) counters: Arc<Mutex<Counters>>,
     rejected: Arc<Mutex<HashSet<String>>>,
     faults: Arc<Mutex<Faults>>,
     shaders: Arc<HashMap<String, String>>,
@@ -219,6 +220,7 @@ impl Gpu {
             kernels: Arc::default(),
             uniforms: Arc::default(),
             pace: Arc::new(Mutex::new(Pace::new(options.submission_seconds.unwrap_or(0.1)))),
+            counters: Arc::default(),
             rejected: Arc::default(),
             faults,
             shaders: Arc::new(options.shaders.clone()),

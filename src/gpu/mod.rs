@@ -6,6 +6,7 @@
 mod budget;
 mod buffer;
 mod capability;
+mod counters;
 mod device;
 mod kernel;
 mod memory;
@@ -15,6 +16,7 @@ mod shader;
 
 pub use buffer::Buffer;
 pub use capability::{Capabilities, Capability};
+pub use counters::Counters;
 pub use device::{AdapterDescription, Gpu, GpuOptions, Limits, list_adapters};
 pub use kernel::{Binding, Kernel};
 pub use memory::{DeviceMemory, available_ram};

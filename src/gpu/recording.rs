@@ -227,12 +227,14 @@ impl Gpu {
     ) -> Result<()> {
         let pace = || self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         let bound = pace().bound();
+        let start = Instant::now();
+        let mut all_dispatches = 0;
         let mut actions = recording.actions.as_slice();
         while !actions.is_empty() {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             let mut work = 0.0;
             while let Some(action) = actions.first() {
-                let taken = match action {
+                let (taken, dispatches) = match action {
                     Action::Copy { from, to } => {
                         self.doing("copy");
                         encoder.copy_buffer_to_buffer(
@@ -242,7 +244,7 @@ impl Gpu {
                             to.offset,
                             from.size(),
                         );
-                        1
+                        (1, 0)
                     }
                     Action::Dispatch(_) => self.encode_pass(
                         &mut encoder,
@@ -257,15 +259,18 @@ impl Gpu {
                     break;
                 }
                 actions = &actions[taken..];
+                all_dispatches += dispatches;
             }
             self.queue.submit([encoder.finish()]);
             pace().submitted(work);
         }
+        self.count(all_dispatches, start.elapsed().as_nanos() as u64);
         self.check()
     }
 
     /// Encodes one pass of as many dispatches from the front of `actions` as keep `work` within
-    /// `bound` (a single one when profiling), and returns how many that were.
+    /// `bound` (a single one when profiling), and returns how many actions
+    /// that were, and how many dispatches that had something to do.
     fn encode_pass(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -274,7 +279,7 @@ impl Gpu {
         work: &mut f64,
         bound: f64,
         profile: Option<&mut Profile>,
-    ) -> Result<usize> {
+    ) -> Result<(usize, u64)> {
         let mut steps = Vec::new();
         for action in actions {
             let Action::Dispatch(step) = action else { break };
@@ -285,7 +290,7 @@ impl Gpu {
             *work += cost;
             steps.push(step);
         }
-        let Some(first) = steps.first() else { return Ok(0) };
+        let Some(first) = steps.first() else { return Ok((0, 0)) };
         let timestamp_writes = match profile {
             None => None,
             Some(profile) => {
@@ -299,6 +304,7 @@ impl Gpu {
         };
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+        let mut dispatches = 0;
         for step in &steps {
             self.doing(step.label);
             let [x, y, z] = step.grid.map(|extent| extent.workgroups(counts));
@@ -306,9 +312,10 @@ impl Gpu {
                 pass.set_pipeline(&step.kernel.pipeline);
                 pass.set_bind_group(0, &step.bind_group, &[]);
                 pass.dispatch_workgroups(x, y, z);
+                dispatches += 1;
             }
         }
-        Ok(steps.len())
+        Ok((steps.len(), dispatches))
     }
 
     /// Whether a single step of `work` would take so long that a watchdog might end it: more than ten
