@@ -70,7 +70,7 @@ fn mat_vec<const ROWS: u32>(bencher: Bencher, (format, shape): (&str, &str)) {
 
 #[divan::bench(args = shapes(), consts = [16, 128])]
 fn mat_mat<const ROWS: u32>(bencher: Bencher, (format, shape): (&str, &str)) {
-    matmul(bencher, format, size(shape), RowCount::Many(count::ROWS), ROWS);
+    matmul(bencher, format, size(shape), RowCount::many(count::ROWS, ROWS), ROWS);
 }
 
 #[divan::bench(args = [1, 128])]

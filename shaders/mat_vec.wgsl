@@ -6,7 +6,7 @@
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
 import package::generated::{COLS, MatmulParams, QUADS, ROWS, WORKGROUP};
-import package::quant::activations::BlockScale;
+import package::quant::activations::{BlockScale, dot16};
 import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
@@ -78,11 +78,6 @@ fn add_block(sums: ptr<function, Sums>, first: u32, block: u32) {
             (*sums)[row][col] = fma(w_scale * scales[col].scale, f32(dot), (*sums)[row][col]);
         }
     }
-}
-
-@if(integer)
-fn dot16(a: vec4u, b: vec4u) -> i32 {
-    return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
 }
 
 @else

@@ -53,12 +53,13 @@ fn without_integers() -> Gpu {
             gpu.reject(MAT_VEC.full_name(variant));
         }
     }
+    let shape = MatMatShape { format: by_name("q8_0").unwrap(), q8: true, most: u32::MAX };
+    for variant in MAT_MAT.variants {
+        if (variant.key)(&shape).needs.contains(&Capability::Integer) {
+            gpu.reject(MAT_MAT.full_name(variant));
+        }
+    }
     gpu
-}
-
-/// A format that every variant of [`MAT_MAT`] fits.
-fn fits_all() -> &'static Format {
-    by_name("f16").unwrap()
 }
 
 /// Runs a product over all rows of `x` with `rows` rows in `y`, of which the product writes as many as
@@ -116,7 +117,7 @@ fn check_products(gpu: &Gpu, few: &[u32], many: &[u32]) {
             let matrix = matrix(format, rows, cols);
             let weight = Weight::from_matrix(gpu, "weight", &matrix).unwrap();
             let counts = few.iter().map(|n| (*n, RowCount::Few(*n)));
-            for (n, count) in counts.chain(many.iter().map(|n| (*n, RowCount::Many(1)))) {
+            for (n, count) in counts.chain(many.iter().map(|n| (*n, RowCount::many(1, *n)))) {
                 let x = random(n, (n * cols) as usize);
                 let (y, multiplied) = product_of(gpu, &weight, &x, count, n);
                 assert_product(
@@ -132,17 +133,19 @@ fn check_products(gpu: &Gpu, few: &[u32], many: &[u32]) {
     assert_eq!(checked, FORMATS.len() * SHAPES.len() * (few.len() + many.len()));
 }
 
-/// Variants that the device can run for any format.
-fn runnable_mat_vec() -> Vec<&'static str> {
-    let fits = |variant: &Variant<MatVecShape>| {
-        FORMATS.into_iter().any(|format| {
-            let shape = MatVecShape { format, cols: 1, q8: true };
-            MAT_VEC.runnable(&GPU, &shape).any(|other| other.name == variant.name)
-        })
+/// Variants of a product that the device can run for any format.
+fn runnable<S>(operation: &Operation<S>, shape: impl Fn(&'static Format) -> S) -> Vec<&'static str> {
+    let shapes = FORMATS.map(shape);
+    let runs = |variant: &&Variant<S>| {
+        shapes.iter().any(|shape| operation.runnable(&GPU, shape).any(|other| other.name == variant.name))
     };
-    let names: Vec<_> = MAT_VEC.variants.iter().filter(|v| fits(v)).map(|variant| variant.name).collect();
-    assert!(names.contains(&"baseline") && names.contains(&"integer"), "{names:?}");
+    let names: Vec<_> = operation.variants.iter().filter(runs).map(|variant| variant.name).collect();
+    assert!(names.contains(&"baseline") && names.iter().any(|name| name.contains("integer")), "{names:?}");
     names
+}
+
+fn runnable_mat_vec() -> Vec<&'static str> {
+    runnable(&MAT_VEC, |format| MatVecShape { format, cols: 1, q8: true })
 }
 
 #[test]
@@ -155,9 +158,9 @@ fn mat_vec() {
 
 #[test]
 fn mat_mat() {
-    for variant in MAT_MAT.runnable(&GPU, &fits_all()) {
-        let gpu = best("mat_mat", variant.name, MAT_MAT.variants.iter().map(|variant| variant.name));
-        check_products(&gpu, &[], &[1, 9, 17, 64, 70]);
+    for variant in runnable(&MAT_MAT, |format| MatMatShape { format, q8: true, most: u32::MAX }) {
+        let gpu = best("mat_mat", variant, MAT_MAT.variants.iter().map(|variant| variant.name));
+        check_products(&gpu, &[], &[1, 9, 16, 19, 64, 70]);
     }
 }
 
@@ -197,7 +200,7 @@ fn rows_beyond_the_count_are_not_written() {
     let matrix = matrix(by_name("q8_0").unwrap(), 33, 96);
     let weight = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
     let x = random(1, 5 * 96);
-    let y = product(&GPU, &weight, &x, RowCount::Many(1), 40);
+    let y = product(&GPU, &weight, &x, RowCount::many(1, 5), 40);
     assert_product(&y[..5 * 33], &matrix, &x, "counted");
     assert!(y[5 * 33..].iter().all(|y| y.is_nan()));
 }
@@ -222,7 +225,7 @@ fn every_code_and_subnormal_scale_is_exact() {
         }
         let weight = Weight::from_matrix(&floats, "weight", &matrix).unwrap();
         let expected: Vec<f32> = reference::matmul(&matrix, &identity);
-        let many = product(&floats, &weight, &identity, RowCount::Many(1), BLOCK as u32);
+        let many = product(&floats, &weight, &identity, RowCount::many(1, BLOCK as u32), BLOCK as u32);
         assert_eq!(many, expected, "{}", format.name);
         let few = |gpu: &Gpu| -> Vec<f32> {
             let product = |x: &[f32]| product(gpu, &weight, x, RowCount::Few(8), 8);
@@ -264,7 +267,7 @@ fn parts_are_one_matrix() {
         let weight = in_parts(&GPU, &matrix);
         assert_eq!(weight.parts.len(), 6);
         let whole = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
-        for (n, count) in [(3, RowCount::Few(3)), (40, RowCount::Many(1))] {
+        for (n, count) in [(3, RowCount::Few(3)), (40, RowCount::many(1, 40))] {
             let x = random(n, n as usize * 96);
             let (y, multiplied) = product_of(&GPU, &weight, &x, count, n);
             assert_eq!(y, product(&GPU, &whole, &x, count, n), "{}", format.name);
@@ -337,7 +340,7 @@ fn quantized_activations() {
     values[4 * cols + 40] = f32::NAN;
     values[4 * cols + 64] = f32::INFINITY;
     let x = Tensor::from_values(&GPU, "x", &values, cols as u32).unwrap();
-    for rows in [RowCount::Few(5), RowCount::Many(1)] {
+    for rows in [RowCount::Few(5), RowCount::many(1, 5)] {
         let q8 = Q8Tensor::zeros(&GPU, "q8", 5, cols as u32).unwrap();
         let mut recording = Recording::default();
         Quantize { x: &x, q8: &q8, rows }.record(&GPU, &mut recording).unwrap();

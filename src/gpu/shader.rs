@@ -28,6 +28,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "kv/f32",
     "kv/page",
     "mat_mat",
+    "mat_mat_registers",
     "mat_vec",
     "quant/activations",
     "quant/bf16",

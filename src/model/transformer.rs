@@ -82,7 +82,7 @@ struct RecordingKey {
 }
 
 fn row_count(rows: usize, slot: usize) -> RowCount {
-    if rows <= FEW_ROWS { RowCount::Few(rows as u32) } else { RowCount::Many(slot) }
+    if rows <= FEW_ROWS { RowCount::Few(rows as u32) } else { RowCount::many(slot, rows as u32) }
 }
 
 /// Takes the tokens of chunks that were not computed out of their sequences again.
@@ -163,7 +163,8 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`].
     pub fn chunk_rows(&mut self, gpu: &Gpu, position: u32) -> Result<u32> {
-        let key = RecordingKey { rows: RowCount::Many(count::ROWS), logit_rows: None, hidden_states: false };
+        let rows = RowCount::many(count::ROWS, self.options.max_rows);
+        let key = RecordingKey { rows, logit_rows: None, hidden_states: false };
         self.prepare(gpu, key)?;
         let mut counts = vec![0; count::single_items(self.cache.segments())];
         let visible = (position + 1).min(self.config.sliding_window.unwrap_or(u32::MAX));

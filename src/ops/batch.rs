@@ -56,8 +56,24 @@ uniform! {
 pub enum RowCount {
     /// Exactly this many, 1 to 8: a matrix-vector kernel made for it.
     Few(u32),
-    /// As many as the count in this slot says: a tiled matrix-matrix kernel.
-    Many(usize),
+    /// As many as a count says: a tiled matrix-matrix kernel.
+    Many {
+        /// Slot of the count.
+        slot: usize,
+        /// Most rows that the kernel is made for, one of [`RowCount::MANY`].
+        most: u32,
+    },
+}
+
+impl RowCount {
+    /// Numbers of rows for which kernels may have tiles of their own.
+    pub const MANY: [u32; 4] = [16, 32, 64, u32::MAX];
+
+    /// Some number like `rows`, of which the count in `slot` says how many.
+    pub fn many(slot: usize, rows: u32) -> Self {
+        let most = Self::MANY.into_iter().find(|most| rows <= *most).expect("the last is the largest number");
+        Self::Many { slot, most }
+    }
 }
 
 /// The counts of a replay, by their slot: how much of each there is in the current batch.

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    MAT_MAT, MAT_VEC, MatVecShape, RowCount, Variant, Weight,
-    mat_mat::{TILE_COLS, TILE_ROWS},
+    MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, RowCount, Variant, Weight, mat_mat::mat_mat_tile,
     mat_vec::mat_vec_workgroups,
 };
 use crate::{
@@ -70,9 +69,10 @@ impl Matmul<'_> {
                 let (variant, kernel) = MAT_VEC.choose(gpu, &shape)?;
                 Ok(Choice { key: (variant.key)(&shape), kernel, mat_vec: Some((variant, shape)) })
             }
-            RowCount::Many(_) => {
-                let (variant, kernel) = MAT_MAT.choose(gpu, &format)?;
-                Ok(Choice { key: (variant.key)(&format), kernel, mat_vec: None })
+            RowCount::Many { most, .. } => {
+                let shape = MatMatShape { format, q8: self.x_q8.is_some(), most };
+                let (variant, kernel) = MAT_MAT.choose(gpu, &shape)?;
+                Ok(Choice { key: (variant.key)(&shape), kernel, mat_vec: None })
             }
         }
     }
@@ -85,7 +85,7 @@ impl Matmul<'_> {
         let weight = self.weight;
         assert!(self.x.cols == weight.cols && self.y.cols == weight.rows, "shapes differ");
         let Choice { key, kernel, mat_vec } = self.choose(gpu)?;
-        let slot = if let RowCount::Many(slot) = self.rows { slot } else { 0 };
+        let slot = if let RowCount::Many { slot, .. } = self.rows { slot } else { 0 };
         for part in &weight.parts {
             let params = gpu.uniform(&MatmulParams {
                 first_row: part.first_row,
@@ -108,8 +108,9 @@ impl Matmul<'_> {
                 }
                 None => {
                     bindings.push(("counts", self.counts));
-                    let tiles = Extent::Fixed(part.rows.div_ceil(TILE_COLS));
-                    let grid = [tiles, Extent::Count { slot, per: TILE_ROWS }, Extent::Fixed(1)];
+                    let (tile_rows, tile_cols) = mat_mat_tile(&key);
+                    let tiles = Extent::Fixed(part.rows.div_ceil(tile_cols));
+                    let grid = [tiles, Extent::Count { slot, per: tile_rows }, Extent::Fixed(1)];
                     // 16 operations take about as long as a byte from memory.
                     (grid, 2.0 * f64::from(part.rows) * f64::from(weight.cols) / 16.0)
                 }

@@ -24,7 +24,7 @@ pub use attention::{ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attent
 pub use batch::{KEY_SPLIT, PAGE, QUERY_TILE, Row, RowCount, WorkItem, count};
 pub use embedding::{EMBEDDING, Embedding};
 pub use kv::{AttentionShape, KvFormat, KvSegment};
-pub use mat_mat::MAT_MAT;
+pub use mat_mat::{MAT_MAT, MatMatShape};
 pub use mat_vec::{MAT_VEC, MatVecShape};
 pub use matmul::Matmul;
 pub use quantize::{QUANTIZE, Quantize};

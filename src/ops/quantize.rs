@@ -63,7 +63,7 @@ impl Quantize<'_> {
             RowCount::Few(rows) => {
                 (Extent::Fixed(rows), Cost { fixed: f64::from(rows) * row_bytes, ..Cost::default() })
             }
-            RowCount::Many(slot) => {
+            RowCount::Many { slot, .. } => {
                 (Extent::Count { slot, per: 1 }, Cost { fixed: 0.0, slot, each: row_bytes })
             }
         };

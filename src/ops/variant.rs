@@ -82,13 +82,16 @@ pub fn compositions() -> Vec<KernelKey> {
     let mat_vec = FORMATS
         .into_iter()
         .flat_map(|format| (1..=8).map(move |cols| MatVecShape { format, cols, q8: true }));
+    let mat_mat = FORMATS
+        .into_iter()
+        .flat_map(|format| RowCount::MANY.map(|most| MatMatShape { format, q8: true, most }));
     let rms_norm = [(false, false), (true, false), (false, true), (true, true)];
     [
         keys(&RMS_NORM, rms_norm.map(|(residual, gather)| RmsNormShape { residual, gather })),
         keys(&EMBEDDING, FORMATS),
         keys(&FILL, FORMATS),
         keys(&MAT_VEC, mat_vec),
-        keys(&MAT_MAT, FORMATS),
+        keys(&MAT_MAT, mat_mat),
         keys(&QUANTIZE, [()]),
         keys(&ROPE_KV, attention()),
         keys(&ATTENTION_SINGLE, attention()),

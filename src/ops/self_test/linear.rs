@@ -5,8 +5,8 @@ use crate::{
     Result,
     gpu::{Capability, Gpu, Recording},
     ops::{
-        EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatVecShape, Matmul, Operation, QUANTIZE, Quantize, Row,
-        RowCount, Weight, count, weight::uniform_values,
+        EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, QUANTIZE,
+        Quantize, Row, RowCount, Weight, count, weight::uniform_values,
     },
     quant::{BLOCK, Format, Matrix},
     reference,
@@ -83,7 +83,13 @@ pub async fn mat_vec(test: &mut SelfTest<'_>, format: &'static Format) -> Result
 }
 
 pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
-    product(test, &MAT_MAT, &format, format, RowCount::Many(count::ROWS), 37).await
+    // One more than a tile's worth of rows, so that a tile has an end within it.
+    for most in RowCount::MANY {
+        let rows = most.min(80) - 3;
+        let shape = MatMatShape { format, q8: true, most };
+        product(test, &MAT_MAT, &shape, format, RowCount::many(count::ROWS, rows), rows).await?;
+    }
+    Ok(())
 }
 
 /// All variants with activations that 8-bit codes hold exactly, then those that read such codes with

@@ -1,0 +1,89 @@
+// y = x · weightᵀ for any number of rows of x, without workgroup memory and its barriers: every invocation
+// computes TILE_ROWS rows by COLS columns of y by itself. All invocations of a workgroup read the same rows of
+// x, which is one load for a whole subgroup where the device sees that; the weights are read and decoded once
+// for TILE_ROWS rows. With `integer`, both factors are integer codes of a block, whose products are summed exactly
+// before they are scaled.
+import package::generated::{COLS, MatmulParams, QUADS, TILE_ROWS, WORKGROUP};
+import package::quant::activations::{BlockScale, dot16};
+import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
+
+@group(0) @binding(2) var<uniform> params: MatmulParams;
+@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
+@if(integer) @group(0) @binding(6) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
+@else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [rows, blocks * QUADS]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows, y_stride]
+@group(0) @binding(5) var<storage, read> counts: array<u32>;  // [slots]: the number of rows is counts[slot]
+
+// Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
+alias Sums = array<array<f32, COLS>, TILE_ROWS>;
+
+// Invocation 3 of workgroup (2, 1), with 32 invocations of 8 columns each and 8 rows: columns 536 to 543 of
+// rows 8 to 15.
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
+    let rows = counts[params.slot];
+    let first_col = (workgroup.x * WORKGROUP + index) * COLS;
+    let first_row = workgroup.y * TILE_ROWS;
+
+    var sums: Sums;
+    for (var block = 0u; block < params.blocks; block++) {
+        add_block(&sums, rows, first_row, first_col, block);
+    }
+    for (var row = 0u; row < TILE_ROWS; row++) {
+        for (var col = 0u; col < COLS; col++) {
+            if first_row + row < rows && first_col + col < params.rows {
+                y[(first_row + row) * params.y_stride + params.first_row + first_col + col] = sums[row][col];
+            }
+        }
+    }
+}
+
+@if(integer)
+fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32) {
+    var low: array<vec4u, COLS>; // the first half of a block
+    var high: array<vec4u, COLS>;
+    var scales: array<f32, COLS>;
+    for (var col = 0u; col < COLS; col++) {
+        let at = block_of(first_col + col, params.rows, block);
+        low[col] = weight_codes(at, 0u);
+        high[col] = weight_codes(at, 1u);
+        scales[col] = weight_scale(at);
+    }
+    for (var row = 0u; row < TILE_ROWS; row++) {
+        let at = block_of(first_row + row, rows, block);
+        let x_low = x_codes[2u * at];
+        let x_high = x_codes[2u * at + 1u];
+        let x_scale = x_scales[at];
+        for (var col = 0u; col < COLS; col++) {
+            let dot = dot16(low[col], x_low) + dot16(high[col], x_high) - CODE_OFFSET * x_scale.sum;
+            (*sums)[row][col] = fma(scales[col] * x_scale.scale, f32(dot), (*sums)[row][col]);
+        }
+    }
+}
+
+@else
+fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32) {
+    var scales: array<f32, COLS>;
+    for (var col = 0u; col < COLS; col++) {
+        scales[col] = weight_scale(block_of(first_col + col, params.rows, block));
+    }
+    for (var j = 0u; j < QUADS; j++) {
+        var quads: array<vec4f, COLS>;
+        for (var col = 0u; col < COLS; col++) {
+            quads[col] = scales[col] * weight_quad(block_of(first_col + col, params.rows, block), j);
+        }
+        for (var row = 0u; row < TILE_ROWS; row++) {
+            let v = x[block_of(first_row + row, rows, block) * QUADS + j];
+            for (var col = 0u; col < COLS; col++) {
+                let w = quads[col];
+                (*sums)[row][col] =
+                    fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));
+            }
+        }
+    }
+}
+
+// Number of a block in a matrix of `rows` rows. Rows past the end repeat the last one; nobody writes their results.
+fn block_of(row: u32, rows: u32, block: u32) -> u32 {
+    return min(row, rows - 1u) * params.blocks + block;
+}
