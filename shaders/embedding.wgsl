@@ -1,15 +1,20 @@
-// y's row i is the weight's row rows[i].token, one workgroup per token; tokens of other parts are left alone.
-import package::generated::{EmbeddingParams, QUADS, Row, WORKGROUP};
+// y's row i is the weight's row of token i, one workgroup per token; tokens of other parts are left alone.
+import package::generated::{EmbeddingParams, QUADS, Row, SAMPLED, WORKGROUP};
 import package::weight::{weight_quad, weight_scale};
 
 @group(0) @binding(2) var<uniform> params: EmbeddingParams;
 @group(0) @binding(3) var<storage, read> rows: array<Row>;      // [tokens]
 @group(0) @binding(4) var<storage, read_write> y: array<vec4f>; // [tokens, blocks * QUADS]
+@group(0) @binding(5) var<storage, read> sampled: array<u32>;   // [slots]
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
+    var token = rows[workgroup.x].token;
+    if token >= SAMPLED {
+        token = sampled[token - SAMPLED];
+    }
     // Wraps around to a large number for tokens before this part.
-    let row = rows[workgroup.x].token - params.first_row;
+    let row = token - params.first_row;
     if row >= params.rows {
         return;
     }

@@ -282,11 +282,16 @@ fn embedding_is_exact() {
         let matrix = matrix(format, 33, 100);
         let weight = in_parts(&GPU, &matrix);
         let tokens = [32, 0, 5, 6, 31, 5];
-        let rows = tokens.map(|token| Row { token, ..bytemuck::Zeroable::zeroed() });
+        // Two of them sampled on the device.
+        let sampled = GPU.upload("sampled", &[31, 17, 0]).unwrap();
+        let rows = [32, SAMPLED + 2, 5, 6, SAMPLED, 5];
+        let rows = rows.map(|token| Row { token, ..bytemuck::Zeroable::zeroed() });
         let rows = GPU.upload("rows", &rows).unwrap();
         let y = Tensor::zeros(&GPU, "y", 6, 100).unwrap();
         let mut recording = Recording::default();
-        Embedding { weight: &weight, rows: &rows, y: &y }.record(&GPU, &mut recording).unwrap();
+        Embedding { weight: &weight, rows: &rows, sampled: &sampled, y: &y }
+            .record(&GPU, &mut recording)
+            .unwrap();
         GPU.replay(&recording, &[tokens.len() as u64], None).unwrap();
         let found = block_on(y.download(&GPU, 6)).unwrap();
         assert_eq!(found, reference::embedding(&matrix, &tokens), "{}", format.name);

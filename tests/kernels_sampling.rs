@@ -1,11 +1,11 @@
-//! `adjust_logits` and `top_k` against `reference/`, on the device.
+//! `adjust_logits`, `top_k` and `sample` against `reference/`, on the device.
 
 use mistral_wgpu::{
     ErrorKind,
     generate::uniform,
     gpu::{Buffer, Gpu, GpuOptions, Recording},
     ops::*,
-    reference::{self, FORBIDDEN, Penalties, TokenAdjustment},
+    reference::{self, FORBIDDEN, Filters, Penalties, TokenAdjustment},
     tensor::Tensor,
 };
 use pollster::block_on;
@@ -184,6 +184,19 @@ fn random_tokens(seed: u64, vocab: u32, every: f64) -> Vec<TokenAdjustment> {
         .collect()
 }
 
+/// The list with one more generated token.
+fn with_newest(tokens: &[TokenAdjustment], newest: Option<u32>) -> Vec<TokenAdjustment> {
+    let mut tokens = tokens.to_vec();
+    let Some(id) = newest.filter(|id| *id != BEYOND) else { return tokens };
+    let at = tokens.iter().position(|token| token.id == id).unwrap_or_else(|| {
+        tokens.push(TokenAdjustment { id, seen: true, count: 0, bias: 0.0 });
+        tokens.len() - 1
+    });
+    tokens[at].seen = true;
+    tokens[at].count += 1;
+    tokens
+}
+
 const NO_PENALTIES: Penalties = Penalties { repetition: 1.0, frequency: 0.0, presence: 0.0 };
 
 #[test]
@@ -200,20 +213,26 @@ fn adjust_logits_does_the_same_as_the_reference() {
             let lists =
                 [random_tokens(1, vocab, 1.0), random_tokens(2, vocab, 3.0), random_tokens(3, vocab, 50.0)];
             let adjustments = Adjustments::new(gpu, vocab, 5, 3 * vocab, 3).unwrap();
+            // Tokens generated last: in the row's list, in none, forbidden or not, and one that is none.
+            let newest = [lists[0][0].id, vocab / 2, lists[2].first().map_or(0, |token| token.id), BEYOND];
+            let sampled = gpu.upload("sampled", &newest).unwrap();
             let mut recording = Recording::default();
-            AdjustLogits { logits: &logits, adjustments: &adjustments }.record(gpu, &mut recording).unwrap();
+            AdjustLogits { logits: &logits, adjustments: &adjustments, sampled: &sampled }
+                .record(gpu, &mut recording)
+                .unwrap();
 
-            let plain = RowAdjustments { tokens: &[], penalties: NO_PENALTIES, mask: None };
+            let plain = RowAdjustments { tokens: &[], penalties: NO_PENALTIES, mask: None, newest: None };
             let strict = Penalties { repetition: 1.3, frequency: 0.2, presence: 0.7 };
             let lenient = Penalties { repetition: 0.8, ..NO_PENALTIES };
             let rows = [
-                RowAdjustments { tokens: &lists[0], penalties: strict, mask: None },
-                RowAdjustments { tokens: &lists[1], penalties: lenient, mask: Some(&mask) },
+                RowAdjustments { tokens: &lists[0], penalties: strict, newest: Some(0), ..plain },
+                RowAdjustments { tokens: &lists[1], penalties: lenient, mask: Some(&mask), newest: Some(1) },
                 RowAdjustments { mask: Some(&none), ..plain },
-                RowAdjustments { tokens: &lists[2], penalties: strict, mask: Some(&mask) },
+                RowAdjustments { tokens: &lists[2], penalties: strict, mask: Some(&mask), newest: Some(2) },
             ];
             // Replayed twice with other contents, the first time over four rows of five.
-            for rows in [&rows[..], &[rows[1], plain, rows[0], plain, rows[1]]] {
+            let beyond = RowAdjustments { newest: Some(3), ..rows[3] };
+            for rows in [&rows[..], &[rows[1], plain, rows[0], beyond, rows[1]]] {
                 gpu.write(&logits.buffer, 0, &unadjusted);
                 adjustments.write(gpu, rows).unwrap();
                 gpu.replay(&recording, &counts(rows.len()), None).unwrap();
@@ -223,7 +242,8 @@ fn adjust_logits_does_the_same_as_the_reference() {
                 {
                     let row = rows.get(i).unwrap_or(&plain);
                     let mut expected = before.to_vec();
-                    reference::adjust_logits(&mut expected, row.tokens, row.penalties, row.mask);
+                    let tokens = with_newest(row.tokens, row.newest.map(|slot| newest[slot as usize]));
+                    reference::adjust_logits(&mut expected, &tokens, row.penalties, row.mask);
                     for (id, (found, expected)) in found.iter().zip(&expected).enumerate() {
                         // Division is good to 2.5 units in the last place of up to 12.
                         let bound = if *expected == FORBIDDEN { 0.0 } else { 4e-6 * expected.abs().max(1.0) };
@@ -260,9 +280,12 @@ fn repetition_penalty_agrees_with_transformers() {
     let logits = Tensor::from_values(&gpu, "logits", &before, vocab).unwrap();
     let adjustments = Adjustments::new(&gpu, vocab, 1, vocab, 0).unwrap();
     let mut recording = Recording::default();
-    AdjustLogits { logits: &logits, adjustments: &adjustments }.record(&gpu, &mut recording).unwrap();
+    let sampled = gpu.upload("sampled", &[0]).unwrap();
+    AdjustLogits { logits: &logits, adjustments: &adjustments, sampled: &sampled }
+        .record(&gpu, &mut recording)
+        .unwrap();
     let penalties = Penalties { repetition, ..NO_PENALTIES };
-    let row = RowAdjustments { tokens: &tokens, penalties, mask: None };
+    let row = RowAdjustments { tokens: &tokens, penalties, mask: None, newest: None };
     adjustments.write(&gpu, &[row]).unwrap();
     gpu.replay(&recording, &counts(1), None).unwrap();
     let after = block_on(logits.download(&gpu, 1)).unwrap();
@@ -279,7 +302,7 @@ fn adjustments_out_of_range_are_refused() {
         ids.iter().map(|id| TokenAdjustment { id: *id, seen: true, count: 1, bias: 0.0 }).collect()
     };
     let (good, twice, beyond) = (tokens(&[5, 99]), tokens(&[5, 5]), tokens(&[5, 100]));
-    let row = |tokens, mask| RowAdjustments { tokens, penalties: NO_PENALTIES, mask };
+    let row = |tokens, mask| RowAdjustments { tokens, penalties: NO_PENALTIES, mask, newest: None };
     let mask: &[u32] = &[0; 4];
     adjustments.write(&gpu, &[row(&good, Some(mask)), row(&good[..1], None)]).unwrap();
     let refused = [
@@ -295,4 +318,88 @@ fn adjustments_out_of_range_are_refused() {
         assert_eq!(error.kind(), ErrorKind::Argument);
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+/// Draws at every boundary between two tokens of `logits`, a little below and above, and in between.
+fn telling_draws(logits: &[f32], temperature: f32) -> Vec<f64> {
+    let log_sum_exp = reference::log_sum_exp(logits, 1.0 / temperature);
+    let mut mass = 0.0;
+    let mut draws: Vec<f64> = random(17, 200).collect();
+    for (_, logit) in reference::top_k(logits, 12) {
+        mass += (f64::from(logit) / f64::from(temperature) - log_sum_exp).exp();
+        draws.extend([mass - 2e-4, mass + 2e-4].iter().filter(|draw| (0.0..1.0).contains(*draw)));
+    }
+    draws
+}
+
+#[test]
+fn sample_chooses_as_the_reference_but_for_a_hair_s_breadth() {
+    // (deviation of the logits, temperature, top_k, top_p, min_p)
+    let settings = [
+        (4.0, 1.0, 0, 1.0, 0.0),
+        (4.0, 0.7, 0, 0.9, 0.0),
+        (1.0, 1.0, 40, 0.9, 0.0),
+        (1.0, 1.3, 256, 1.0, 0.0),
+        (1.0, 1.0, 300, 0.9, 0.0),
+        (1.0, 1.0, 0, 1.0, 0.3),
+        (1.0, 1.0, 50, 0.95, 0.1),
+        (0.1, 1.0, 0, 1.0, 0.001),
+        (0.1, 1.0, 0, 0.9, 0.0),
+        (0.1, 50.0, 40, 0.9, 0.0),
+        (8.0, 0.001, 0, 0.9, 0.5),
+        (4.0, 1.0, 1, 1.0, 0.0),
+    ];
+    for_each_variant(&SAMPLE, |variant, gpu| {
+        for vocab in [1u32, 7, 257, 3000] {
+            let mut known = 0;
+            let mut unknown = 0;
+            for (seed, (deviation, temperature, top_k, top_p, min_p)) in settings.into_iter().enumerate() {
+                let logits: Vec<f32> = random(30 + seed as u64, 2 * vocab)
+                    .zip(random(60 + seed as u64, 2 * vocab))
+                    .take(vocab as usize)
+                    .map(|(a, b)| {
+                        deviation
+                            * ((-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos()) as f32
+                    })
+                    .collect();
+                let filters = Filters { temperature, top_k, top_p, min_p };
+                let row = TopKRow { k: if top_k == 0 { 256 } else { top_k.min(256) }, temperature };
+                let draws = telling_draws(&logits, temperature);
+                let count = draws.len();
+                let values = Tensor::from_values(gpu, "logits", &logits, vocab).unwrap();
+                let record = Finder::new(gpu, &values).run(gpu, &[row])[0];
+
+                let records = gpu.upload("records", &vec![record; count]).unwrap();
+                // Slots in reverse.
+                let slot = |index: usize| (count - 1 - index) as u32;
+                let rows = draws.iter().enumerate();
+                let rows = rows.map(|(i, draw)| SampleRow::new(row.k, &filters, *draw, slot(i)));
+                let rows = gpu.upload("rows", &rows.collect::<Vec<_>>()).unwrap();
+                let sampled = gpu.allocate("sampled", 4 * count as u64).unwrap();
+                let mut recording = Recording::default();
+                Sample { vocab, rows: &rows, records: &records, sampled: &sampled }
+                    .record(gpu, &mut recording)
+                    .unwrap();
+                gpu.replay(&recording, &counts(count), None).unwrap();
+                let sampled: Vec<u32> = block_on(gpu.download(&[sampled])).unwrap().remove(0);
+
+                let candidates = Candidates::parse(&record, &row, vocab).unwrap();
+                for (index, draw) in draws.iter().enumerate() {
+                    let expected = |draw: f64| {
+                        let Candidates { logits, log_sum_exp_t, .. } = &candidates;
+                        let rank = filters.drawn_rank(logits, *log_sum_exp_t, vocab as usize, draw);
+                        rank.map_or(BEYOND, |rank| candidates.ids[rank])
+                    };
+                    let found = sampled[slot(index) as usize];
+                    let right = [draw - 1e-4, *draw, draw + 1e-4].map(expected);
+                    assert!(right.contains(&found), "{variant}: {filters:?}, {vocab}: {found} for {right:?}");
+                    let plain = right[0] == right[1] && right[1] == right[2];
+                    known += usize::from(plain && found != BEYOND);
+                    unknown += usize::from(plain && found == BEYOND);
+                }
+            }
+            assert!(known > 1000, "{known} plain cases of {vocab} tokens");
+            assert!((unknown > 100) == (vocab > 256), "{unknown} beyond the candidates of {vocab} tokens");
+        }
+    });
 }

@@ -107,7 +107,7 @@ const QUANTIZED: &[&str] = &["mat_vec/integer", "mat_vec/integer_subgroup", "qua
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [(&str, &str, &str, &[&str]); 15] = [
+    let faults: [(&str, &str, &str, &[&str]); 16] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", HALVES),
         (
@@ -140,6 +140,7 @@ fn faults_are_found() {
         ("swiglu", "/ (1.0 + small)", "/ (1.00001 + small)", &["swiglu/baseline"]),
         ("residual_add", "+= delta", "-= delta", &["residual_add/baseline"]),
         ("top_k", "chosen_keys[i] > key", "chosen_keys[i] < key", &["top_k/baseline", "top_k/subgroup"]),
+        ("sample", "mass <= row.draw * total", "mass <= row.draw", &["sample/baseline"]),
         ("adjust_logits", "f32(token.count)", "1.0", &["adjust_logits/baseline"]),
         // Nothing of attention can be right without the merge.
         ("attention_combine", "sum = fma(factor,", "sum = fma(1.0,", &HALVES[..4]),

@@ -43,7 +43,9 @@ impl Sampling {
         let tokens = (model.options.context.min(vocab)).saturating_mul(rows.min(64)).max(vocab);
         let adjustments = Adjustments::new(gpu, vocab, rows, tokens, rows)?;
         let (mut adjust, mut top_k) = (Recording::default(), Recording::default());
-        AdjustLogits { logits: &model.logits, adjustments: &adjustments }.record(gpu, &mut adjust)?;
+        let sampled = &model.sampled;
+        AdjustLogits { logits: &model.logits, adjustments: &adjustments, sampled }
+            .record(gpu, &mut adjust)?;
         TopK { logits: &model.logits, rows: &row_buffer, records: &records }.record(gpu, &mut top_k)?;
         Ok(Self { rows: row_buffer, records, adjustments, adjust, top_k })
     }
@@ -89,6 +91,7 @@ pub async fn step(lanes: &mut [Lane<'_>]) -> Result<Vec<Sampled>> {
                 tokens,
                 penalties: lane.sampler.penalties(),
                 mask: lane.allowed,
+                newest: None,
             })
             .collect();
         state.sampling.adjustments.write(gpu, &rows)?;

@@ -4,7 +4,7 @@ use crate::{
     Error, ErrorKind, Result,
     generate::uniform,
     ops::{Candidates, MAX_K, TopKRow},
-    reference::{FORBIDDEN, Penalties},
+    reference::{FORBIDDEN, Filters, Penalties},
 };
 
 /// How tokens are chosen. The default draws from the model's own distribution.
@@ -107,10 +107,8 @@ pub enum Decision {
 
 /// Chooses tokens as [`SamplingParams`] say.
 ///
-/// Filters work in the order of Hugging Face transformers: temperature, top-k, top-p over what top-k
-/// kept, min-p; a token is then drawn from what is left. Each keeps the likeliest tokens down to some
-/// rank, so all together keep as many as the strictest. Where logits are equal the lowest id ranks
-/// first, and top-k keeps exactly k.
+/// A token is drawn from what [`Filters`] leave. Where logits are equal the lowest id ranks first, and
+/// top-k keeps exactly k.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
@@ -152,6 +150,21 @@ impl Sampler {
         }
     }
 
+    /// What a row's candidates pass through.
+    pub fn filters(&self) -> Filters {
+        match self.params {
+            SamplingParams { temperature: 0.0, .. } => Filters::GREEDY,
+            SamplingParams { temperature, top_k, top_p, min_p, .. } => {
+                Filters { temperature, top_k, top_p, min_p }
+            }
+        }
+    }
+
+    /// Whether the choice may lie beyond the candidates that the device gives.
+    pub fn may_need_all(&self) -> bool {
+        !(1..=MAX_K as u32).contains(&self.filters().top_k)
+    }
+
     /// The draw for the token at `position` of sample number `sample` of a prompt.
     pub fn draw(&self, sample: u64, position: u32) -> f64 {
         uniform(self.params.seed, sample, position)
@@ -173,60 +186,9 @@ impl Sampler {
                 "none",
             ));
         }
-        let rank = if self.params.temperature == 0.0 {
-            Some(0)
-        } else {
-            self.drawn_rank(candidates, vocab as usize, draw)
-        };
+        let Candidates { logits, log_sum_exp_t, .. } = candidates;
+        let rank = self.filters().drawn_rank(logits, *log_sum_exp_t, vocab as usize, draw);
         Ok(rank.map_or(Decision::NeedAll, |rank| Decision::Token(self.report(candidates, rank))))
-    }
-
-    /// Which candidate is drawn, or `None` if that cannot be told from these.
-    fn drawn_rank(&self, candidates: &Candidates, vocab: usize, draw: f64) -> Option<usize> {
-        let masses = self.masses(candidates);
-        let kept = self.kept(candidates, &masses, vocab)?;
-        let total = if kept == vocab { 1.0 } else { *masses.get(kept - 1)? };
-        let masses = &masses[..kept.min(masses.len())];
-        let rank = masses.partition_point(|mass| *mass <= draw * total);
-        if rank < masses.len() {
-            Some(rank)
-        } else if masses.len() < vocab {
-            None
-        } else {
-            // Rounding left the sum of all below the draw: the last token of any mass is meant.
-            Some(masses.partition_point(|mass| *mass < masses[vocab - 1]))
-        }
-    }
-
-    /// Probabilities at the temperature, summed from the likeliest candidate to each.
-    fn masses(&self, candidates: &Candidates) -> Vec<f64> {
-        let temperature = f64::from(self.params.temperature);
-        let masses = candidates.logits.iter().scan(0.0, |mass, logit| {
-            *mass += (f64::from(*logit) / temperature - candidates.log_sum_exp_t).exp();
-            Some(*mass)
-        });
-        masses.collect()
-    }
-
-    /// How many of the likeliest tokens pass all filters: more than there are candidates, or `None`, if
-    /// these do not tell.
-    fn kept(&self, candidates: &Candidates, masses: &[f64], vocab: usize) -> Option<usize> {
-        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
-        let top_k = if top_k == 0 { vocab } else { vocab.min(top_k as usize) };
-        let mut kept = top_k;
-        if top_p < 1.0 {
-            let total = if top_k == vocab { 1.0 } else { *masses.get(top_k - 1)? };
-            kept = kept.min(masses.partition_point(|mass| *mass < f64::from(top_p) * total) + 1);
-        }
-        if min_p > 0.0 {
-            let floor = f64::from(candidates.max) + f64::from(temperature) * f64::from(min_p).ln();
-            let likely = candidates.logits.partition_point(|logit| f64::from(*logit) >= floor);
-            if likely == masses.len() && kept > likely {
-                return None;
-            }
-            kept = kept.min(likely);
-        }
-        Some(kept)
     }
 
     fn report(&self, candidates: &Candidates, rank: usize) -> Sampled {

@@ -1,8 +1,10 @@
 //! Memory on the device.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use super::{Gpu, budget::Share};
+use futures::channel::oneshot;
+
+use super::{Gpu, budget::Share, pace::Submission};
 use crate::{Error, ErrorKind, Result};
 
 /// A byte range of a device buffer; cloning shares the memory.
@@ -109,39 +111,110 @@ impl Gpu {
     /// Whatever went wrong on the device since the last check: [`ErrorKind::OutOfMemory`],
     /// [`ErrorKind::DeviceLost`], [`ErrorKind::Device`].
     pub async fn download<T: bytemuck::AnyBitPattern>(&self, buffers: &[Buffer]) -> Result<Vec<Vec<T>>> {
-        let total: u64 = buffers.iter().map(|buffer| buffer.size).sum();
+        self.receive(self.fetch(buffers)?).await
+    }
+
+    /// Has the device copy the buffers as they are after everything submitted so far, for
+    /// [`receive`](Self::receive). More work may be submitted before that.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn fetch(&self, buffers: &[Buffer]) -> Result<Download> {
+        let sizes: Vec<u64> = buffers.iter().map(|buffer| buffer.size).collect();
+        let total: u64 = sizes.iter().sum();
         if total == 0 {
-            return Ok(buffers.iter().map(|_| Vec::new()).collect());
+            return Ok(Download { sizes, pending: None });
         }
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let buffer = self.create_buffer("download", total, usage)?;
-        let staging = &buffer.raw;
+        let staging = self.staging(total)?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut end = 0;
         for buffer in buffers {
-            encoder.copy_buffer_to_buffer(&buffer.raw, buffer.offset, staging, end, buffer.size);
+            encoder.copy_buffer_to_buffer(&buffer.raw, buffer.offset, &staging.raw, end, buffer.size);
             end += buffer.size;
         }
-        self.queue.submit([encoder.finish()]);
-        let (send, mapped) = futures::channel::oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| drop(send.send(result)));
-        self.wait()?;
+        let submission = self.submit(Some(encoder.finish()), 0.0);
+        let (send, mapped) = oneshot::channel();
+        staging.raw.map_async(wgpu::MapMode::Read, ..total, move |result| drop(send.send(result)));
+        Ok(Download { sizes, pending: Some(Pending { staging, mapped, submission }) })
+    }
+
+    /// Waits for a download, and not for what was submitted after it.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub async fn receive<T: bytemuck::AnyBitPattern>(&self, download: Download) -> Result<Vec<Vec<T>>> {
+        let Download { sizes, pending } = download;
+        let Some(Pending { staging, mut mapped, submission }) = pending else {
+            return Ok(sizes.iter().map(|_| Vec::new()).collect());
+        };
+        let mut result = None;
+        let waited = self.wait_for(Some(&submission), |_| {
+            result = mapped.try_recv().unwrap_or_default();
+            result.is_some()
+        });
+        self.pace().finished(&submission, matches!(waited, Ok(true)));
+        self.check()?;
+        waited?;
         // Another thread's poll may have taken the callback, and be about to call it.
-        match mapped.await {
-            Ok(Ok(())) => {}
-            other => {
-                return Err(Error::new(ErrorKind::Device, "download", format!("mapping failed: {other:?}")));
+        let result = match result {
+            Some(result) => Ok(result),
+            None => mapped.await,
+        };
+        if !matches!(result, Ok(Ok(()))) {
+            return Err(Error::new(ErrorKind::Device, "download", format!("mapping failed: {result:?}")));
+        }
+        let mut contents = Vec::with_capacity(sizes.len());
+        {
+            let bytes = staging
+                .raw
+                .get_mapped_range(..sizes.iter().sum::<u64>())
+                .map_err(|error| Error::new(ErrorKind::Device, "download", &error).because(error))?;
+            let mut rest = &bytes[..];
+            for size in sizes {
+                let (part, after) = rest.split_at(size as usize);
+                contents.push(part.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect());
+                rest = after;
             }
         }
-        let bytes = staging
-            .get_mapped_range(..)
-            .map_err(|error| Error::new(ErrorKind::Device, "download", &error).because(error))?;
-        let mut start = 0;
-        let parts = buffers.iter().map(|buffer| {
-            let part = &bytes[start..start + buffer.size as usize];
-            start += buffer.size as usize;
-            part.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
-        });
-        Ok(parts.collect())
+        staging.raw.unmap();
+        let mut kept = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if staging.size() <= STAGING_BYTES && kept.len() < STAGING_BUFFERS {
+            kept.push(staging);
+        }
+        Ok(contents)
     }
+
+    /// Host memory of at least `size` bytes, used before if there is some.
+    fn staging(&self, size: u64) -> Result<Buffer> {
+        {
+            let mut kept = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(index) = kept.iter().position(|buffer| buffer.size() >= size) {
+                return Ok(kept.swap_remove(index));
+            }
+        }
+        let size = if size <= STAGING_BYTES { size.next_power_of_two() } else { size };
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        self.create_buffer("download", size, usage)
+    }
+}
+
+/// Downloads of up to this size use memory again,
+const STAGING_BYTES: u64 = 1 << 20;
+/// of which so many pieces are kept.
+const STAGING_BUFFERS: usize = 8;
+
+/// Buffers on their way to the host.
+#[derive(Debug)]
+#[must_use]
+pub struct Download {
+    sizes: Vec<u64>,
+    /// `None` when there is nothing to wait for.
+    pending: Option<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    staging: Buffer,
+    mapped: oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
+    submission: Submission,
 }

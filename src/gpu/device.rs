@@ -9,8 +9,11 @@ use std::{
 use futures::FutureExt;
 
 use super::{
-    Buffer, Capabilities, Capability, Counters, Kernel, KernelKey, budget::Budget, memory,
-    memory::DeviceMemory, recording::Pace,
+    Buffer, Capabilities, Capability, Counters, Kernel, KernelKey,
+    budget::Budget,
+    memory,
+    memory::DeviceMemory,
+    pace::{Pace, Submission},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -142,8 +145,10 @@ pub struct Gpu {
     pub(super) budget: Arc<Budget>,
     pub(super) kernels: Arc<Mutex<HashMap<KernelKey, Arc<Kernel>>>>,
     pub(super) uniforms: Arc<Mutex<HashMap<Vec<u8>, Buffer>>>,
-    pub(super) pace: Arc<Mutex<Pace>>,
     pub(super) counters: Arc<Mutex<Counters>>,
+    /// Host memory that downloads go through, to be used again.
+    pub(super) staging: Arc<Mutex<Vec<Buffer>>>,
+    pace: Arc<Mutex<Pace>>,
     rejected: Arc<Mutex<HashSet<String>>>,
     faults: Arc<Mutex<Faults>>,
     shaders: Arc<HashMap<String, String>>,
@@ -219,6 +224,7 @@ impl Gpu {
             budget: Budget::new(options.memory),
             kernels: Arc::default(),
             uniforms: Arc::default(),
+            staging: Arc::default(),
             pace: Arc::new(Mutex::new(Pace::new(options.submission_seconds.unwrap_or(0.1)))),
             counters: Arc::default(),
             rejected: Arc::default(),
@@ -297,19 +303,42 @@ impl Gpu {
     /// # Errors
     /// The first error since the last call, or the loss of the device.
     pub fn wait(&self) -> Result<()> {
+        let last = self.pace().last();
+        let waited = self.wait_for(last.as_ref(), |queue_empty| queue_empty);
+        if let Some(last) = last {
+            self.pace().finished(&last, true);
+        }
+        self.check()?;
+        waited.map(drop)
+    }
+
+    /// Waits until the device has finished `submission`, or everything if `None`, and tells whether it had
+    /// not before. `finished` is asked after each look at the device, being told whether all is done.
+    pub(super) fn wait_for(
+        &self,
+        submission: Option<&Submission>,
+        mut finished: impl FnMut(bool) -> bool,
+    ) -> Result<bool> {
         // Some backends sleep in whole milliseconds while they wait: look a few times first.
         let start = Instant::now();
+        let mut waited = false;
         while start.elapsed() < Duration::from_micros(200) {
             match self.device.poll(wgpu::PollType::Poll) {
-                Ok(status) if status.is_queue_empty() => break,
+                Ok(status) if finished(status.is_queue_empty()) => return Ok(waited),
                 Ok(_) => std::hint::spin_loop(),
                 Err(_) => break,
             }
+            waited = true;
         }
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).idle();
-        self.check()?;
-        polled.map(drop).map_err(|error| Error::new(ErrorKind::Device, "wait", &error).because(error))
+        let submission_index = submission.map(|submission| submission.index.clone());
+        match self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None }) {
+            Ok(_) => Ok(true),
+            Err(error) => Err(Error::new(ErrorKind::Device, "wait", &error).because(error)),
+        }
+    }
+
+    pub(super) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands everything written so far to the device and waits for it, so that the driver can free
@@ -318,7 +347,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::wait`].
     pub fn flush(&self) -> Result<()> {
-        self.queue.submit([]);
+        self.submit(None, 0.0);
         self.wait()
     }
 

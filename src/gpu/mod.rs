@@ -10,11 +10,12 @@ mod counters;
 mod device;
 mod kernel;
 mod memory;
+mod pace;
 mod profile;
 mod recording;
 mod shader;
 
-pub use buffer::Buffer;
+pub use buffer::{Buffer, Download};
 pub use capability::{Capabilities, Capability};
 pub use counters::Counters;
 pub use device::{AdapterDescription, Gpu, GpuOptions, Limits, list_adapters};

@@ -65,7 +65,7 @@ impl Profile {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let count = 2 * self.labels.len() as u32;
         encoder.resolve_query_set(&self.queries, 0..count, &self.resolved.raw, 0);
-        gpu.queue.submit([encoder.finish()]);
+        gpu.submit(Some(encoder.finish()), 0.0);
         let ticks = gpu.download::<u64>(std::slice::from_ref(&self.resolved)).await?.remove(0);
         let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
         for (label, pair) in self.labels.drain(..).zip(ticks.chunks_exact(2)) {

@@ -152,49 +152,6 @@ impl Recording {
     }
 }
 
-/// How much work a submission may hold, learned from how long the device took so far.
-#[derive(Debug)]
-pub(super) struct Pace {
-    /// Seconds that a submission should take at most.
-    seconds: f64,
-    /// Work per second.
-    rate: f64,
-    /// Work submitted since the device was last seen idle, and when that began.
-    pending: f64,
-    since: Option<Instant>,
-    /// Submissions so far.
-    pub submissions: u64,
-}
-
-impl Pace {
-    /// A slow integrated GPU to begin with; faster ones are learned within a few tokens.
-    pub fn new(seconds: f64) -> Self {
-        Self { seconds, rate: 1e9, pending: 0.0, since: None, submissions: 0 }
-    }
-
-    fn bound(&self) -> f64 {
-        self.rate * self.seconds
-    }
-
-    fn submitted(&mut self, work: f64) {
-        self.since.get_or_insert_with(Instant::now);
-        self.pending += work;
-        self.submissions += 1;
-    }
-
-    /// The device has finished everything: learns from how long it took. Little work takes most of its
-    /// time to start, so it is no sign of a slower device.
-    pub fn idle(&mut self) {
-        if let Some(since) = self.since.take() {
-            let work = std::mem::take(&mut self.pending);
-            let measured = work / since.elapsed().as_secs_f64().max(1e-6);
-            if measured > self.rate || work >= self.bound() {
-                self.rate = (self.rate + measured) / 2.0;
-            }
-        }
-    }
-}
-
 impl Gpu {
     /// A uniform buffer holding `value`; equal values share one.
     ///
@@ -225,9 +182,8 @@ impl Gpu {
         counts: &[u64],
         mut profile: Option<&mut Profile>,
     ) -> Result<()> {
-        let pace = || self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let bound = pace().bound();
         let start = Instant::now();
+        let bound = self.pace().bound();
         let mut all_dispatches = 0;
         let mut actions = recording.actions.as_slice();
         while !actions.is_empty() {
@@ -261,8 +217,7 @@ impl Gpu {
                 actions = &actions[taken..];
                 all_dispatches += dispatches;
             }
-            self.queue.submit([encoder.finish()]);
-            pace().submitted(work);
+            self.submit(Some(encoder.finish()), work);
         }
         self.count(all_dispatches, start.elapsed().as_nanos() as u64);
         self.check()
@@ -316,21 +271,5 @@ impl Gpu {
             }
         }
         Ok((steps.len(), dispatches))
-    }
-
-    /// Whether a single step of `work` would take so long that a watchdog might end it: more than ten
-    /// times what a submission should take, a second by default, where drivers allow about two.
-    pub fn too_long(&self, work: f64) -> bool {
-        work / 10.0 > self.pace.lock().unwrap_or_else(PoisonError::into_inner).bound()
-    }
-
-    /// Work per second that the device is taken to do, in the unit of [`Cost`].
-    pub fn rate(&self) -> f64 {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).rate
-    }
-
-    /// Submissions made so far.
-    pub fn submissions(&self) -> u64 {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).submissions
     }
 }

@@ -42,6 +42,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "residual_add",
     "rms_norm",
     "rope_kv",
+    "sample",
     "swiglu",
     "top_k",
 ];

@@ -22,7 +22,7 @@ pub enum LogitRows {
 pub struct Chunk<'a> {
     /// Where they are appended.
     pub sequence: &'a mut Sequence,
-    /// Token ids.
+    /// Token ids, or [`SAMPLED`](crate::ops::SAMPLED) and a slot of [`Model::sampled`](super::Model::sampled).
     pub tokens: &'a [u32],
     /// Which logits to compute. Those of all chunks follow one another in the order of the batch.
     pub logits: LogitRows,

@@ -10,8 +10,11 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    gpu::{Gpu, Profile, Recording},
-    ops::{Attention, Embedding, KvFormat, Matmul, PAGE, Quantize, RmsNorm, RopeKv, RowCount, Swiglu, count},
+    gpu::{Buffer, Gpu, Profile, Recording},
+    ops::{
+        Attention, Embedding, KvFormat, Matmul, PAGE, Quantize, RmsNorm, RopeKv, RowCount, SAMPLED, Swiglu,
+        count,
+    },
     tensor::{Q8Tensor, Tensor},
 };
 
@@ -65,6 +68,8 @@ pub struct Model {
     pub options: ModelOptions,
     /// Logits of the last batch, `[logit rows, vocab]`.
     pub logits: Tensor,
+    /// Tokens sampled on the device, by slot: chunks refer to them by [`SAMPLED`].
+    pub sampled: Buffer,
     weights: Weights,
     cache: KvCache,
     rope: RopeTable,
@@ -105,7 +110,10 @@ impl Model {
         let activations = Activations::new(gpu, &config, &options, cache.shape, cache.segments())?;
         let rope = RopeTable::new(gpu, &config, options.context)?;
         let logits = Tensor::zeros(gpu, "logits", options.max_logit_rows, config.vocab_size as u32)?;
-        Ok(Self { config, options, logits, weights, cache, rope, activations, recordings: HashMap::new() })
+        // Steps may be submitted while those before them are under way.
+        let sampled = gpu.allocate("sampled", 4 * 4 * u64::from(options.max_logit_rows))?;
+        let recordings = HashMap::new();
+        Ok(Self { config, options, logits, sampled, weights, cache, rope, activations, recordings })
     }
 
     /// A sequence without tokens.
@@ -246,7 +254,9 @@ impl Model {
         }
         for chunk in chunks {
             let vocab = self.config.vocab_size;
-            if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= vocab) {
+            let slots = SAMPLED..SAMPLED + (self.sampled.size() / 4) as u32;
+            let unknown = |token: &&u32| **token as usize >= vocab && !slots.contains(*token);
+            if let Some(token) = chunk.tokens.iter().find(unknown) {
                 return refuse("token id", format!("less than the vocabulary's {vocab}"), *token as usize);
             }
             let length = chunk.sequence.len() as usize + chunk.tokens.len();
@@ -269,7 +279,8 @@ impl Model {
         let a = &self.activations;
         let mut recording = Recording::default();
         let rec = &mut recording;
-        Embedding { weight: &self.weights.embed_tokens, rows: &a.rows, y: &a.x }.record(gpu, rec)?;
+        let (weight, sampled) = (&self.weights.embed_tokens, &self.sampled);
+        Embedding { weight, rows: &a.rows, sampled, y: &a.x }.record(gpu, rec)?;
         let mut delta = None;
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.norm(gpu, rec, delta, &layer.input_norm)?;

@@ -9,7 +9,7 @@ use crate::{
     uniform,
 };
 
-const NO_MASK: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
 
 uniform! {
     struct AdjustLogitsParams { cols: u32, stride: u32 }
@@ -21,8 +21,11 @@ uniform! {
 }
 
 uniform! {
-    // Where a row's tokens and mask begin (`mask` is `NO_MASK` without one), and its `Penalties`.
-    struct AdjustedRow { first: u32, count: u32, repetition: f32, frequency: f32, presence: f32, mask: u32 }
+    // Where a row's tokens and mask begin, its `Penalties`, and the slot of its newest token; `mask` and
+    // `slot` are `NONE` without one.
+    struct AdjustedRow {
+        first: u32, count: u32, repetition: f32, frequency: f32, presence: f32, mask: u32, slot: u32
+    }
 }
 
 /// What happens to one row of logits, as [`reference::adjust_logits`](crate::reference::adjust_logits)
@@ -36,6 +39,8 @@ pub struct RowAdjustments<'a> {
     /// Bit `id % 32` of word `id / 32` tells whether a token is allowed, all others become
     /// [`FORBIDDEN`]; `None` allows all.
     pub mask: Option<&'a [u32]>,
+    /// Slot of a token that was generated after these and is not counted among them.
+    pub newest: Option<u32>,
 }
 
 /// Device memory for the adjustments of a step.
@@ -79,7 +84,7 @@ impl Adjustments {
         for row in rows {
             check_tokens(row.tokens, self.vocab)?;
             let mask = match row.mask {
-                None => NO_MASK,
+                None => NONE,
                 Some(mask) if mask.len() == words => masks.len() as u32,
                 Some(mask) => {
                     let expected = format!("{words} words, a bit for each of {} tokens", self.vocab);
@@ -93,6 +98,7 @@ impl Adjustments {
                 frequency: row.penalties.frequency,
                 presence: row.penalties.presence,
                 mask,
+                slot: row.newest.unwrap_or(NONE),
             });
             tokens.extend(row.tokens.iter().map(|token| AdjustedToken {
                 id: token.id,
@@ -146,7 +152,7 @@ pub static ADJUST_LOGITS: Operation<()> = Operation {
                 .with::<AdjustedRow>()
                 .with::<AdjustedToken>()
                 .constant("WORKGROUP", 256)
-                .constant("NO_MASK", NO_MASK)
+                .constant("NONE", NONE)
                 .constant("FORBIDDEN", FORBIDDEN.to_bits())
         },
     }],
@@ -158,6 +164,8 @@ pub struct AdjustLogits<'a> {
     pub logits: &'a Tensor,
     /// What to do, read anew at each replay.
     pub adjustments: &'a Adjustments,
+    /// `[slots]`: token ids, where [`RowAdjustments::newest`] lies.
+    pub sampled: &'a Buffer,
 }
 
 impl AdjustLogits<'_> {
@@ -177,6 +185,7 @@ impl AdjustLogits<'_> {
             ("rows", &self.adjustments.rows),
             ("tokens", &self.adjustments.tokens),
             ("masks", &self.adjustments.masks),
+            ("sampled", self.sampled),
         ];
         let grid = [Extent::Count { slot: count::LOGIT_ROWS, per: 1 }, Extent::Fixed(1), Extent::Fixed(1)];
         let cost = Cost { fixed: 0.0, slot: count::LOGIT_ROWS, each: 8.0 * f64::from(cols) };

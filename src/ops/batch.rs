@@ -12,10 +12,14 @@ pub const QUERY_TILE: u32 = 16;
 /// this, so that they depend on the row's position alone and not on the rest of the batch.
 pub const KEY_SPLIT: u32 = 256;
 
+/// What a token id is not: `SAMPLED + slot` stands for the token that lies in this slot of the buffer
+/// that [`Sample`](super::Sample) writes.
+pub const SAMPLED: u32 = 1 << 31;
+
 uniform! {
     /// One token of a batch.
     pub struct Row {
-        /// Token id.
+        /// Token id, or [`SAMPLED`] and a slot.
         token: u32,
         /// Position in its sequence.
         position: u32,

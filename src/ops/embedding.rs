@@ -4,7 +4,7 @@ use super::{Operation, Variant, Weight, count, weight::weight_key};
 use crate::{
     Result,
     gpu::{Buffer, Cost, Extent, Gpu, Recording, Step},
-    ops::Row,
+    ops::{Row, SAMPLED},
     quant::Format,
     tensor::Tensor,
     uniform,
@@ -21,18 +21,24 @@ pub static EMBEDDING: Operation<&Format> = Operation {
         name: "baseline",
         fits: |_| true,
         key: |format| {
-            weight_key("embedding", format).with::<EmbeddingParams>().with::<Row>().constant("WORKGROUP", 64)
+            weight_key("embedding", format)
+                .with::<EmbeddingParams>()
+                .with::<Row>()
+                .constant("SAMPLED", SAMPLED)
+                .constant("WORKGROUP", 64)
         },
     }],
 };
 
-/// `y[i] = weight[rows[i].token]` for every token of the batch. Tokens outside of the weight leave
-/// their row of `y` as it was.
+/// `y[i] = weight[token i]` for every token of the batch, given by its id or by where it was sampled.
+/// Tokens outside of the weight leave their row of `y` as it was.
 pub struct Embedding<'a> {
     /// `[vocabulary, cols]`.
     pub weight: &'a Weight,
     /// `[rows]` of [`Row`].
     pub rows: &'a Buffer,
+    /// `[slots]`: token ids.
+    pub sampled: &'a Buffer,
     /// `[rows, cols]`.
     pub y: &'a Tensor,
 }
@@ -50,7 +56,12 @@ impl Embedding<'_> {
             let blocks = weight.blocks();
             let params = EmbeddingParams { first_row: part.first_row, rows: part.rows, blocks, cols };
             let params = gpu.uniform(&params)?;
-            let mut bindings = vec![("params", &params), ("rows", self.rows), ("y", &self.y.buffer)];
+            let mut bindings = vec![
+                ("params", &params),
+                ("rows", self.rows),
+                ("sampled", self.sampled),
+                ("y", &self.y.buffer),
+            ];
             bindings.extend(part.bindings());
             let grid = [Extent::Count { slot: count::ROWS, per: 1 }, Extent::Fixed(1), Extent::Fixed(1)];
             let cost = Cost { fixed: 0.0, slot: count::ROWS, each: 8.0 * f64::from(cols) };

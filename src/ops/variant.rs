@@ -101,6 +101,7 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&RESIDUAL_ADD, [()]),
         keys(&ADJUST_LOGITS, [()]),
         keys(&TOP_K, [()]),
+        keys(&SAMPLE, [()]),
     ]
     .concat()
 }

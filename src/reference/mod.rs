@@ -6,9 +6,11 @@ mod attention;
 mod linear;
 mod logits;
 mod rope;
+mod sample;
 
 pub use activations::{residual_add, rms_norm, swiglu};
 pub use attention::{AttentionShape, attention, f16_load, f16_store};
 pub use linear::{embedding, matmul, quantize};
 pub use logits::{FORBIDDEN, Penalties, TokenAdjustment, adjust_logits, argmax, log_sum_exp, top_k};
 pub use rope::{rope, rope_table};
+pub use sample::Filters;

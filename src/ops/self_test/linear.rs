@@ -6,7 +6,7 @@ use crate::{
     gpu::{Capability, Gpu, Recording},
     ops::{
         EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, QUANTIZE,
-        Quantize, Row, RowCount, Weight, count, weight::uniform_values,
+        Quantize, Row, RowCount, SAMPLED, Weight, count, weight::uniform_values,
     },
     quant::{BLOCK, Format, Matrix},
     reference,
@@ -32,11 +32,13 @@ pub async fn embedding(test: &mut SelfTest<'_>, format: &'static Format) -> Resu
     // One multiplication of few bits is exact.
     test.check(&EMBEDDING, &format, format.name, 1e-7, async |gpu| {
         let weight = Weight::from_matrix(gpu, "weight", &matrix)?;
-        let rows = tokens.map(|token| Row { token, ..bytemuck::Zeroable::zeroed() });
+        let rows = [tokens[0], tokens[1], SAMPLED + 2];
+        let rows = rows.map(|token| Row { token, ..bytemuck::Zeroable::zeroed() });
         let rows = gpu.upload("rows", &rows)?;
+        let sampled = gpu.upload("sampled", &tokens)?;
         let y = Tensor::zeros(gpu, "y", tokens.len() as u32, weight.cols)?;
         let mut recording = Recording::default();
-        Embedding { weight: &weight, rows: &rows, y: &y }.record(gpu, &mut recording)?;
+        Embedding { weight: &weight, rows: &rows, sampled: &sampled, y: &y }.record(gpu, &mut recording)?;
         gpu.replay(&recording, &[tokens.len() as u64], None)?;
         Ok(worst(&y.download(gpu, y.rows).await?, &expected, |index| expected[index].abs()))
     })

@@ -58,6 +58,7 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
     attention::attention(&mut test, shapes.attention).await?;
     logits::adjust_logits(&mut test).await?;
     logits::top_k(&mut test).await?;
+    logits::sample(&mut test).await?;
     Ok(test.rows)
 }
 
