@@ -3,16 +3,14 @@
 // dimensions; running softmax as in attention_single.
 import package::attention_partial::{MASKED, partial_start, visible_keys};
 import package::generated::{AttentionParams, GROUP, HEADS_TILE, HEAD_DIM, PAGE, QUERY_TILE, Row, TEAM, WorkItem};
-import package::kv::{KvPair, kv_decode};
-import package::kv::page::{PAIRS, first_pair};
+import package::attention_query::q_octet;
+import package::kv::cache::{first_octet, k_octet, v_octet};
+import package::kv::page::OCTETS;
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
-@group(0) @binding(1) var<storage, read> q: array<vec2f>;             // [rows, stride / 2]
 @group(0) @binding(2) var<storage, read> rows: array<Row>;            // [rows]
 @group(0) @binding(3) var<storage, read> items: array<WorkItem>;      // [items]
 @group(0) @binding(4) var<storage, read> page_table: array<u32>;      // see WorkItem
-@group(0) @binding(5) var<storage, read> k_cache: array<KvPair>;      // [pages, KV_HEADS, PAGE, PAIRS]
-@group(0) @binding(6) var<storage, read> v_cache: array<KvPair>;      // as k_cache
 @group(0) @binding(7) var<storage, read_write> partials: array<f32>;  // [partials, HEADS, PARTIAL]
 
 // A team of TEAM invocations works on one query, that is a row and a head. Of a page's scores each member has every
@@ -20,6 +18,7 @@ import package::kv::page::{PAIRS, first_pair};
 const WORKGROUP = QUERY_TILE * HEADS_TILE * TEAM;
 const KEYS_EACH = PAGE / TEAM;
 const SLICE = 2u * TEAM;
+const SLICE_OCTETS = SLICE / 2u;
 const SLICES = (HEAD_DIM + 4u * SLICE - 1u) / (4u * SLICE);
 const HEAD_TILES = (GROUP + HEADS_TILE - 1u) / HEADS_TILE;
 
@@ -30,27 +29,6 @@ const WEIGHT_STRIDE = PAGE + 1u;
 var<workgroup> tile: array<vec4f, PAGE * TILE_STRIDE>;                         // [PAGE, TILE_STRIDE]
 var<workgroup> weights: array<f32, QUERY_TILE * HEADS_TILE * WEIGHT_STRIDE>;   // [queries, WEIGHT_STRIDE]
 var<workgroup> team: array<f32, WORKGROUP>;                                    // [queries, TEAM]
-
-// Four dimensions from pair 2 * quad on; what lies beyond the head is zero.
-fn q_quad(start: u32, quad: u32) -> vec4f {
-    let low = select(vec2f(0.0), q[start + min(2u * quad, PAIRS - 1u)], 2u * quad < PAIRS);
-    let high = select(vec2f(0.0), q[start + min(2u * quad + 1u, PAIRS - 1u)], 2u * quad + 1u < PAIRS);
-    return vec4f(low, high);
-}
-
-fn k_pair(start: u32, pair: u32) -> vec2f {
-    if pair < PAIRS {
-        return kv_decode(k_cache[start + pair]);
-    }
-    return vec2f(0.0);
-}
-
-fn v_pair(start: u32, pair: u32) -> vec2f {
-    if pair < PAIRS {
-        return kv_decode(v_cache[start + pair]);
-    }
-    return vec2f(0.0);
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
@@ -64,30 +42,37 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     let row_index = item.first_row + min(query / HEADS_TILE, item.rows - 1u);
     let row = rows[row_index];
     let keys = select(vec2u(0u), visible_keys(item, row.position, params.window), busy);
-    let q_start = row_index * (params.stride / 2u) + head * PAIRS;
+    let q_start = row_index * params.stride + head * HEAD_DIM;
 
     var maximum = MASKED;
     var sum = 0.0; // of the member's keys
     var values: array<vec4f, 2u * SLICES>;
 
     for (var block = item.key_begin / PAGE; block * PAGE < item.key_end; block++) {
-        let page = page_table[item.pages + block];
+        let first = first_octet(page_table[item.pages + block], kv_head);
         let first_place = max(item.key_begin, block * PAGE) % PAGE;
         let last_place = (min(item.key_end, (block + 1u) * PAGE) - 1u) % PAGE;
 
         var scores = array<f32, KEYS_EACH>();
         for (var slice = 0u; slice < SLICES; slice++) {
-            for (var i = index; i < PAGE * SLICE; i += WORKGROUP) {
-                let start = first_pair(page, kv_head, clamp(i / SLICE, first_place, last_place));
-                let pair = 2u * (slice * SLICE + i % SLICE);
-                tile[i / SLICE * TILE_STRIDE + i % SLICE] = vec4f(k_pair(start, pair), k_pair(start, pair + 1u));
+            for (var i = index; i < PAGE * SLICE_OCTETS; i += WORKGROUP) {
+                let place = i % PAGE;
+                let octet = i / PAGE;
+                var numbers = mat2x4f();
+                if slice * SLICE_OCTETS + octet < OCTETS {
+                    let near = clamp(place, first_place, last_place);
+                    numbers = k_octet(first, near, slice * SLICE_OCTETS + octet);
+                }
+                tile[place * TILE_STRIDE + 2u * octet] = numbers[0];
+                tile[place * TILE_STRIDE + 2u * octet + 1u] = numbers[1];
             }
             workgroupBarrier();
             if busy {
-                for (var quad = 0u; quad < SLICE; quad++) {
-                    let q_part = q_quad(q_start, slice * SLICE + quad);
+                for (var octet = 0u; octet < min(SLICE_OCTETS, OCTETS - slice * SLICE_OCTETS); octet++) {
+                    let q_part = q_octet(q_start, slice * SLICE_OCTETS + octet);
                     for (var i = 0u; i < KEYS_EACH; i++) {
-                        scores[i] += dot(q_part, tile[(i * TEAM + member) * TILE_STRIDE + quad]);
+                        let at = (i * TEAM + member) * TILE_STRIDE + 2u * octet;
+                        scores[i] += dot(q_part[0], tile[at]) + dot(q_part[1], tile[at + 1u]);
                     }
                 }
             }
@@ -115,10 +100,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         }
 
         for (var slice = 0u; slice < SLICES; slice++) {
-            for (var i = index; i < PAGE * SLICE; i += WORKGROUP) {
-                let start = first_pair(page, kv_head, clamp(i / SLICE, first_place, last_place));
-                let pair = 2u * (slice * SLICE + i % SLICE);
-                tile[i / SLICE * TILE_STRIDE + i % SLICE] = vec4f(v_pair(start, pair), v_pair(start, pair + 1u));
+            for (var i = index; i < PAGE * SLICE_OCTETS; i += WORKGROUP) {
+                let place = i / SLICE_OCTETS;
+                let octet = i % SLICE_OCTETS;
+                var numbers = mat2x4f();
+                if slice * SLICE_OCTETS + octet < OCTETS {
+                    let near = clamp(place, first_place, last_place);
+                    numbers = v_octet(first, near, slice * SLICE_OCTETS + octet);
+                }
+                tile[place * TILE_STRIDE + 2u * octet] = numbers[0];
+                tile[place * TILE_STRIDE + 2u * octet + 1u] = numbers[1];
             }
             workgroupBarrier();
             if busy {

@@ -1,4 +1,4 @@
-// 16-bit floats in 32-bit words, read exactly on every device.
+// 16-bit floats in 32-bit words, read and written exactly on every device.
 
 // The low (`place` even) or high (odd) half of a word.
 fn half_of(word: u32, place: u32) -> u32 {
@@ -15,4 +15,22 @@ fn half_value(bits: u32) -> f32 {
     let subnormal = f32(magnitude) * 5.9604644775390625e-8;
     let value = select(normal, subnormal, magnitude < 0x400u);
     return select(value, -value, bits != magnitude);
+}
+
+// Rounds to nearest even and clamps to ±65504, by integer arithmetic as well: pack2x16float may round any way.
+// With f32's exponent e, the value is m * 2^(e - 150) for the 24-bit m.
+// Normal in f16 from e = 113 on: drops 13 bits of m, and the bias goes from 127 to 15.
+// Subnormal below, in units of 2^-24: m >> (126 - e). 2^-15 has e = 112, m = 2^23, and becomes 2^23 >> 14 = 512.
+fn half_bits(value: f32) -> u32 {
+    let bits = bitcast<u32>(value);
+    let magnitude = min(bits & 0x7fffffffu, 0x477fe000u);
+    let normal = (rounding_shift(magnitude, 13u)) - (112u << 10u);
+    let subnormal = rounding_shift((magnitude & 0x7fffffu) | 0x800000u, min(126u - (magnitude >> 23u), 25u));
+    return ((bits >> 16u) & 0x8000u) | select(subnormal, normal, magnitude >= 0x38800000u);
+}
+
+// value / 2^shift to nearest, ties to even: 5 >> 1 is 2, 7 >> 1 is 4.
+fn rounding_shift(value: u32, shift: u32) -> u32 {
+    let odd = (value >> shift) & 1u;
+    return (value + (1u << (shift - 1u)) - 1u + odd) >> shift;
 }

@@ -4,7 +4,12 @@
 mod device;
 
 use device::{FLOOR, GPU, difference, download, largest, noise};
-use mistral_wgpu::{gpu::*, ops::*, reference, tensor::Tensor};
+use mistral_wgpu::{
+    gpu::*,
+    ops::*,
+    reference::{self, KvSide},
+    tensor::Tensor,
+};
 
 /// What an untouched word of the KV cache holds.
 const UNTOUCHED: u32 = 0xdead_beef;
@@ -18,17 +23,22 @@ fn replay(gpu: &Gpu, rows: usize, record: impl FnOnce(&mut Recording)) {
     gpu.replay(&recording, &[rows as u64, 0, 0], None).unwrap();
 }
 
-/// The numbers of a KV buffer in f32, `None` where nothing was written.
-fn numbers(kv: KvFormat, words: &[u32]) -> Vec<Option<f32>> {
-    let half = |bits: u32| reference::f16_load(bits as u16);
-    let of = |word: u32| match (word, kv) {
-        (UNTOUCHED, KvFormat::F16) => vec![None, None],
-        (UNTOUCHED, KvFormat::F32) => vec![None],
-        (word, KvFormat::F16) => vec![Some(half(word & 0xffff)), Some(half(word >> 16))],
-        (word, KvFormat::F32) => vec![Some(f32::from_bits(word))],
+/// The heads of a KV buffer in f32, by slot and KV head, `None` where no word was written.
+fn numbers(shape: &AttentionShape, side: KvSide, words: &[u32]) -> Vec<Option<Vec<f32>>> {
+    let layout = shape.page_layout();
+    let slots = words.len() / layout.page_words() * layout.page;
+    let head = |slot, head| {
+        // Words beyond the head's dimensions are never written, and zero from the beginning.
+        let written = |word: u32| if word == UNTOUCHED { 0 } else { word };
+        let words: Vec<u32> = layout.words(side, slot, head).into_iter().map(|at| words[at]).collect();
+        let untouched = words.iter().all(|word| *word == UNTOUCHED);
+        (!untouched).then(|| layout.decode(&words.into_iter().map(written).collect::<Vec<_>>()))
     };
-    words.iter().flat_map(|word| of(*word)).collect()
+    (0..slots * layout.kv_heads).map(|index| head(index / layout.kv_heads, index % layout.kv_heads)).collect()
 }
+
+/// What an operation leaves: q, and the heads of all keys and values.
+type Written = (Vec<f32>, Vec<Option<Vec<f32>>>, Vec<Option<Vec<f32>>>);
 
 /// Replays the operation once for rows at `positions` and `slots` over segments of two pages each.
 /// Returns q and the k and v of all segments one after the other.
@@ -39,7 +49,7 @@ fn rope_kv(
     rows: &[(u32, u32)],
     segments: u32,
     rope: &Buffer,
-) -> (Vec<f32>, Vec<Option<f32>>, Vec<Option<f32>>) {
+) -> Written {
     let cols = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
     let qkv = Tensor::from_values(gpu, "qkv", qkv, cols).unwrap();
     let q = Tensor::zeros(gpu, "q", qkv.rows, shape.heads * shape.head_dim).unwrap();
@@ -59,25 +69,26 @@ fn rope_kv(
             .record(gpu, recording)
             .unwrap();
     });
-    let all = |of: fn(&KvSegment) -> &Buffer| {
+    let all = |side, of: fn(&KvSegment) -> &Buffer| {
         let buffers: Vec<_> = segments.iter().map(|segment| of(segment).clone()).collect();
-        numbers(shape.kv, &pollster::block_on(gpu.download::<u32>(&buffers)).unwrap().concat())
+        numbers(&shape, side, &pollster::block_on(gpu.download::<u32>(&buffers)).unwrap().concat())
     };
-    (download(gpu, &q, rows.len()), all(|segment| &segment.k), all(|segment| &segment.v))
+    let k = all(KvSide::Keys, |segment| &segment.k);
+    (download(gpu, &q, rows.len()), k, all(KvSide::Values, |segment| &segment.v))
 }
 
 #[test]
 fn rope_and_kv_write() {
-    for (head_dim, group, segments) in [(16, 1, 3), (18, 5, 3), (80, 3, 1), (128, 4, 2)] {
-        for kv in KvFormat::all() {
-            let shape = AttentionShape { heads: 2 * group, kv_heads: 2, head_dim, kv };
+    for (head_dim, group, segments) in [(16, 1, 3), (18, 5, 3), (80, 3, 1), (96, 1, 1), (128, 4, 2)] {
+        let shapes = KvFormat::all().map(|kv| AttentionShape { heads: 2 * group, kv_heads: 2, head_dim, kv });
+        for shape in shapes.filter(|shape| shape.supported().is_ok()) {
             check_rope_kv(shape, segments);
         }
     }
 }
 
 fn check_rope_kv(shape: AttentionShape, segments: u32) {
-    let AttentionShape { heads, kv_heads, head_dim, kv } = shape;
+    let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     let (heads, kv_heads, head_dim) = (heads as usize, kv_heads as usize, head_dim as usize);
     // Positions and slots.
     let rows = [(0, 5), (1, 40), (31_999, 0), (40_000, 2 * PAGE * segments - 1), (77, NOWHERE)];
@@ -100,24 +111,24 @@ fn check_rope_kv(shape: AttentionShape, segments: u32) {
         let error = difference(&found_q, &q) / largest(&q);
         assert!(error <= 2e-7, "{shape:?}: q off by {error:e}");
 
-        // Half a unit in the last place of a f16, subnormals included, on top of the rotation's error.
-        let rounding = |value: f32| match kv {
-            KvFormat::F16 => value.abs() / 2048.0 + 3e-8,
-            KvFormat::F32 => 0.0,
-        };
+        // No further from the numbers than what the reference stores, up to the rotation's error and, where a
+        // block of 32 shares a scale, that of its division.
         for (found, expected, rotation) in [(&found_k, &k, 3e-7), (&found_v, &v, 0.0)] {
+            let slack = rotation + if shape.kv.numbers().scale_halves > 0 { 1e-6 } else { 0.0 };
+            let stored = shape.page_layout().stored(expected);
             let mut written = 0;
             for (row, (_, slot)) in rows.iter().enumerate().filter(|(_, (_, slot))| *slot != NOWHERE) {
-                let (page, place) = (slot / PAGE, slot % PAGE);
                 for head in 0..kv_heads {
-                    let at = ((page as usize * kv_heads + head) * PAGE as usize + place as usize) * head_dim;
-                    for dim in 0..head_dim {
-                        let expected = expected[(row * kv_heads + head) * head_dim + dim];
-                        let found = found[at + dim].expect("written");
-                        let bound = rounding(expected) + rotation;
-                        assert!((found - expected).abs() <= bound, "{shape:?}: {found}, expected {expected}");
-                        written += 1;
+                    let found = found[*slot as usize * kv_heads + head].as_ref().expect("written");
+                    let from = (row * kv_heads + head) * head_dim;
+                    for ((found, stored), exact) in found.iter().zip(&stored[from..]).zip(&expected[from..]) {
+                        let bound = (stored - exact).abs() + slack;
+                        assert!(
+                            (found - exact).abs() <= bound,
+                            "{shape:?}: {found}, not {stored} for {exact}"
+                        );
                     }
+                    written += 1;
                 }
             }
             assert_eq!(found.iter().flatten().count(), written, "{shape:?}: other slots untouched");
@@ -150,9 +161,9 @@ fn f16_store_rounds_to_nearest_even_and_clamps() {
             }
             let rows: Vec<_> = (0..count as u32).map(|slot| (0, slot)).collect();
             let (_, _, found) = rope_kv(gpu, shape, &qkv, &rows, 1, &rope);
-            for (value, found) in values.iter().zip(found) {
+            for (value, found) in values.iter().zip(found.into_iter().flatten().flatten()) {
                 let expected = reference::f16_load(reference::f16_store(*value));
-                assert_eq!(found.unwrap().to_bits(), expected.to_bits(), "{value:e}");
+                assert_eq!(found.to_bits(), expected.to_bits(), "{value:e}");
             }
         }
     }

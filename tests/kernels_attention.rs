@@ -37,18 +37,31 @@ fn check(gpu: &Gpu, shape: AttentionShape, window: Option<u32>, segments: u32, s
     }
 }
 
-/// Head dimensions and group sizes, a mixed batch for each.
+/// Head dimensions and group sizes, a mixed batch in every variant for each, the formats in turns.
 #[test]
 fn attention_of_every_shape() {
     let shapes =
         [(16, 1), (20, 3), (64, 4), (80, 8), (96, 3), (128, 4), (256, 1), (18, 5), (256, 8), (32, 32)];
     for (number, (head_dim, group)) in shapes.into_iter().enumerate() {
-        let kv = [KvFormat::F16, KvFormat::F32][number % 2];
         let window = WINDOWS[number % 5];
-        for (gpu, kv) in [(&*GPU, kv), (&*FLOOR, [KvFormat::F32, KvFormat::F16][number % 2])] {
-            let shape = shape(2, group, head_dim, kv);
-            check(gpu, shape, window, 3, &sequences(&shape, &MIXED));
+        let formats = KvFormat::all().map(|kv| shape(2, group, head_dim, kv));
+        let formats: Vec<_> = formats.filter(|shape| shape.supported().is_ok()).collect();
+        let mut shapes = formats.iter().cycle().skip(number);
+        for gpu in [&*GPU, &*FLOOR] {
+            let shape = shapes.next().unwrap();
+            let sequences = sequences(shape, &MIXED);
+            for_every_variant(gpu, shape, |gpu| check(gpu, *shape, window, 3, &sequences));
         }
+    }
+}
+
+/// Calls `run` with every variant of attention that `gpu` can run.
+fn for_every_variant(gpu: &Gpu, shape: &AttentionShape, run: impl Fn(&Gpu)) {
+    for variant in ATTENTION_SINGLE.runnable(gpu, shape) {
+        run(&ATTENTION_SINGLE.only(gpu, variant));
+    }
+    for variant in ATTENTION_TILED.runnable(gpu, shape).skip(1) {
+        run(&ATTENTION_TILED.only(gpu, variant));
     }
 }
 
@@ -57,7 +70,7 @@ fn attention_with_every_window() {
     for kv in KvFormat::all() {
         for window in WINDOWS {
             for segments in [1, 3] {
-                let shape = shape(2, 4, 16, kv);
+                let shape = shape(2, 4, 32, kv);
                 check(&GPU, shape, window, segments, &sequences(&shape, &MIXED));
                 check(&FLOOR, shape, window, segments, &sequences(&shape, &MIXED));
             }
@@ -90,15 +103,17 @@ fn attention_over_many_splits() {
 #[test]
 fn a_single_row_is_the_same_in_every_batch() {
     let lengths = [(600, 1), (40, 1), (1, 1), (257, 1), (90, 30), (33, 1), (256, 1), (500, 1), (255, 1)];
+    let shape = shape(2, 4, 80, KvFormat::F16);
+    let sequences = sequences(&shape, &lengths);
     for gpu in [&*GPU, &*FLOOR] {
         for window in [None, Some(100)] {
-            let shape = shape(2, 4, 80, KvFormat::F16);
-            let sequences = sequences(&shape, &lengths);
-            let together = batch::attention(gpu, shape, window, 2, &sequences);
-            for (sequence, in_batch) in sequences.iter().zip(&together).filter(|(s, _)| s.rows == 1) {
-                let alone = batch::attention(gpu, shape, window, 2, std::slice::from_ref(sequence));
-                assert!(alone[0] == *in_batch, "{} keys, window {window:?}", sequence.keys);
-            }
+            for_every_variant(gpu, &shape, |gpu| {
+                let together = batch::attention(gpu, shape, window, 2, &sequences);
+                for (sequence, in_batch) in sequences.iter().zip(&together).filter(|(s, _)| s.rows == 1) {
+                    let alone = batch::attention(gpu, shape, window, 2, std::slice::from_ref(sequence));
+                    assert!(alone[0] == *in_batch, "{} keys, window {window:?}", sequence.keys);
+                }
+            });
         }
     }
 }
@@ -116,6 +131,15 @@ fn attention_with_huge_scores() {
     }
     for gpu in [&*GPU, &*FLOOR] {
         check(gpu, shape, None, 1, &sequences);
+    }
+}
+
+#[test]
+fn blocks_that_do_not_divide_a_head_are_refused() {
+    for kv in [KvFormat::Q8_0, KvFormat::Q4_0] {
+        let error = shape(1, 1, 80, kv).supported().unwrap_err();
+        assert_eq!(error.kind(), mistral_wgpu::ErrorKind::Argument);
+        assert!(error.to_string().contains("head_dim") && error.to_string().contains("80"), "{error}");
     }
 }
 

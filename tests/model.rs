@@ -81,6 +81,20 @@ fn logits_agree_with_transformers_for_every_chunk_size() {
     }
 }
 
+/// Of a model whose heads are a block wide: the blocks' errors, and no more.
+#[test]
+fn a_quantized_cache_changes_little() {
+    let golden = Golden::open("models/head-dim/golden.safetensors");
+    let (tokens, expected) = (golden.ids("tokens"), golden.f32("logits"));
+    for (kv_format, bound) in [(KvFormat::Q8_0, 0.02), (KvFormat::Q4_0, 0.3)] {
+        for chunk in [1, 64] {
+            let mut model = load(&GPU, "head-dim", ModelOptions { kv_format, ..exact() });
+            let difference = difference(&logits(&GPU, &mut model, &tokens, chunk), &expected);
+            assert!(difference <= bound, "{kv_format:?}, chunks of {chunk}: {difference:e}");
+        }
+    }
+}
+
 #[test]
 fn hidden_states_agree_with_transformers() {
     for name in models() {

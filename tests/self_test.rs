@@ -17,7 +17,8 @@ use mistral_wgpu::{
 use pollster::block_on;
 
 fn shapes(weights: &str, kv: KvFormat) -> SelfTestShapes {
-    let attention = AttentionShape { heads: 6, kv_heads: 2, head_dim: 20, kv };
+    let head_dim = if kv.numbers().scale_halves > 0 { 32 } else { 20 };
+    let attention = AttentionShape { heads: 6, kv_heads: 2, head_dim, kv };
     SelfTestShapes { weights: by_name(weights).unwrap(), attention }
 }
 
@@ -34,7 +35,7 @@ fn bound(row: &SelfTestRow) -> f32 {
 fn every_variant_passes() {
     for gpu in [&*GPU, &*FLOOR] {
         let mut variants: Vec<String> = Vec::new();
-        for (format, kv) in FORMATS.into_iter().zip([KvFormat::F16, KvFormat::F32].into_iter().cycle()) {
+        for (format, kv) in FORMATS.into_iter().zip(KvFormat::all().collect::<Vec<_>>().into_iter().cycle()) {
             for row in block_on(self_test(gpu, &shapes(format.name, kv))).unwrap() {
                 assert!(row.ok && row.error <= row.bound && row.bound <= bound(&row), "{row:?}");
                 variants.push(row.variant);
@@ -87,7 +88,7 @@ fn wrong(gpu: &Gpu, shapes: &SelfTestShapes) -> Vec<String> {
 const HALVES: &[&str] = &[
     "attention_combine/baseline",
     "attention_single/baseline",
-    "attention_single/subgroup",
+    "attention_single/narrow",
     "attention_tiled/baseline",
     "embedding/baseline",
     "mat_mat/baseline",
@@ -104,6 +105,16 @@ const INTEGERS: &[&str] = &["mat_vec/integer", "mat_vec/integer_subgroup"];
 /// Those and what makes the integers.
 const QUANTIZED: &[&str] = &["mat_vec/integer", "mat_vec/integer_subgroup", "quantize/baseline"];
 
+/// Variants that compute attention.
+const ATTENTION: &[&str] = &[
+    "attention_combine/baseline",
+    "attention_single/baseline",
+    "attention_single/f16",
+    "attention_single/narrow",
+    "attention_single/narrow_f16",
+    "attention_tiled/baseline",
+];
+
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
@@ -111,13 +122,13 @@ fn faults_are_found() {
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", HALVES),
         (
-            "kv/f16",
+            "half",
             "select(subnormal, normal, magnitude >= 0x38800000u)",
             "select(0u, normal, magnitude >= 0x38800000u)",
             &["rope_kv/baseline"],
         ),
         // Halves rounded toward zero.
-        ("kv/f16", "(value + (1u << (shift - 1u)) - 1u + odd)", "value", &["rope_kv/baseline"]),
+        ("half", "(value + (1u << (shift - 1u)) - 1u + odd)", "value", &["rope_kv/baseline"]),
         ("rope_kv", "x.x * turn.x - x.y", "x.x * turn.x + x.y", &["rope_kv/baseline"]),
         ("rms_norm", "+ params.eps", "", &["rms_norm/baseline", "rms_norm/subgroup"]),
         // The sum of one subgroup only.
@@ -143,12 +154,14 @@ fn faults_are_found() {
         ("sample", "mass <= row.draw * total", "mass <= row.draw", &["sample/baseline"]),
         ("adjust_logits", "f32(token.count)", "1.0", &["adjust_logits/baseline"]),
         // Nothing of attention can be right without the merge.
-        ("attention_combine", "sum = fma(factor,", "sum = fma(1.0,", &HALVES[..4]),
+        ("attention_combine", "sum = fma(factor,", "sum = fma(1.0,", ATTENTION),
     ];
-    let subgroup = GPU.capabilities().has(&[Capability::Subgroup]);
+    let runs = |variant: &str| {
+        let lacks = |need, suffix| !GPU.capabilities().has(&[need]) && variant.ends_with(suffix);
+        !lacks(Capability::Subgroup, "subgroup") && !lacks(Capability::F16, "f16")
+    };
     for (file, from, to, expected) in faults {
-        let expected: Vec<_> =
-            expected.iter().copied().filter(|variant| subgroup || !variant.ends_with("subgroup")).collect();
+        let expected: Vec<_> = expected.iter().copied().filter(|variant| runs(variant)).collect();
         let found = wrong(&broken(&[(file, from, to)]), &shapes("q4_0", KvFormat::F16));
         assert_eq!(found, expected, "{file}, `{from}`");
     }

@@ -1,30 +1,39 @@
-// KV cache in f16: a pair of neighbouring dimensions is one word, the first in its low half. Integer arithmetic alone,
-// because devices may flush subnormals and pack2x16float may round any way.
-import package::half::half_value;
+// KV cache in f16: word i of an octet holds dimensions 2i (low half) and 2i + 1.
+import package::half::{half_bits, half_value};
 
-alias KvPair = u32;
+alias KvOctet = vec4u;
 
-fn kv_encode(pair: vec2f) -> KvPair {
-    return f16_bits(pair.x) | (f16_bits(pair.y) << 16u);
+// Dimensions that one invocation encodes.
+const KV_CHUNK = 2u;
+
+// Words of codes that it gives.
+const KV_CODES = 1u;
+
+struct KvCodes {
+    codes: array<u32, 1>,
 }
 
-fn kv_decode(pair: KvPair) -> vec2f {
-    return vec2f(half_value(pair & 0xffffu), half_value(pair >> 16u));
+fn kv_encode(values: ptr<function, array<f32, 2>>) -> KvCodes {
+    return KvCodes(array<u32, 1>(half_bits((*values)[0]) | (half_bits((*values)[1]) << 16u)));
 }
 
-// Rounds to nearest even and clamps to ±65504. With f32's exponent e, the value is m * 2^(e - 150) for the 24-bit m.
-// Normal in f16 from e = 113 on: drops 13 bits of m, and the bias goes from 127 to 15.
-// Subnormal below, in units of 2^-24: m >> (126 - e). 2^-15 has e = 112, m = 2^23, and becomes 2^23 >> 14 = 512.
-fn f16_bits(value: f32) -> u32 {
-    let bits = bitcast<u32>(value);
-    let magnitude = min(bits & 0x7fffffffu, 0x477fe000u);
-    let normal = (rounding_shift(magnitude, 13u)) - (112u << 10u);
-    let subnormal = rounding_shift((magnitude & 0x7fffffu) | 0x800000u, min(126u - (magnitude >> 23u), 25u));
-    return ((bits >> 16u) & 0x8000u) | select(subnormal, normal, magnitude >= 0x38800000u);
+// The device's own conversion may flush subnormals: the self-test tells.
+@if(f16)
+fn kv_decode(octet: KvOctet) -> mat2x4f {
+    return mat2x4f(
+        vec4f(unpack2x16float(octet.x), unpack2x16float(octet.y)),
+        vec4f(unpack2x16float(octet.z), unpack2x16float(octet.w)),
+    );
 }
 
-// value / 2^shift to nearest, ties to even: 5 >> 1 is 2, 7 >> 1 is 4.
-fn rounding_shift(value: u32, shift: u32) -> u32 {
-    let odd = (value >> shift) & 1u;
-    return (value + (1u << (shift - 1u)) - 1u + odd) >> shift;
+@else
+fn kv_decode(octet: KvOctet) -> mat2x4f {
+    return mat2x4f(two_words(octet.xy), two_words(octet.zw));
+}
+
+@if(!f16)
+fn two_words(words: vec2u) -> vec4f {
+    let low = words & vec2u(0xffffu);
+    let high = words >> vec2u(16u);
+    return vec4f(half_value(low.x), half_value(high.x), half_value(low.y), half_value(high.y));
 }

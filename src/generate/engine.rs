@@ -143,8 +143,9 @@ impl Engine {
             let (needs, has) = (fit.total() >> 20, memory.unwrap_or_default() >> 20);
             tracing::warn!("the model takes {needs} MiB of the device's {has} MiB: see `mistral inspect`");
         }
+        let attention = attention_shape(&config, options.model.kv_format);
+        attention.supported()?;
         if !options.skip_self_test {
-            let attention = attention_shape(&config, options.model.kv_format);
             ensure_self_test(&gpu, &SelfTestShapes { weights: format, attention }, None).await?;
         }
         let weights = match &checkpoint {

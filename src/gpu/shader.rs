@@ -19,14 +19,18 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "adjust_logits",
     "attention_combine",
     "attention_partial",
+    "attention_query",
     "attention_single",
     "attention_tiled",
     "embedding",
     "fill",
     "half",
+    "kv/cache",
     "kv/f16",
     "kv/f32",
     "kv/page",
+    "kv/q4_0",
+    "kv/q8_0",
     "mat_mat",
     "mat_mat_registers",
     "mat_vec",
@@ -174,7 +178,7 @@ pub(super) fn compose_with(key: &KernelKey, replaced: &HashMap<String, String>) 
         .map_err(|error| fail(error.emit_to_string_with_path(&wgsl, key.shader)))?;
     let mut capabilities = valid::Capabilities::default();
     if key.needs.contains(&Capability::F16) {
-        capabilities |= valid::Capabilities::SHADER_FLOAT16;
+        capabilities |= valid::Capabilities::SHADER_FLOAT16 | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     }
     if key.needs.contains(&Capability::Subgroup) {
         capabilities |= valid::Capabilities::SUBGROUP;

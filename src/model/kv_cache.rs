@@ -76,7 +76,7 @@ impl KvCache {
     /// Allocates room for `tokens` tokens in all, in segments of at most `segment_bytes`.
     ///
     /// # Errors
-    /// As [`Gpu::allocate`].
+    /// As [`AttentionShape::supported`] and [`Gpu::allocate`].
     pub fn new(
         gpu: &Gpu,
         config: &ModelConfig,
@@ -85,6 +85,7 @@ impl KvCache {
         segment_bytes: u64,
     ) -> Result<Self> {
         let shape = attention_shape(config, format);
+        shape.supported()?;
         let page_bytes = shape.page_bytes();
         let pages = tokens.div_ceil(PAGE);
         let pages_per_segment = (segment_bytes / page_bytes).clamp(1, u64::from(pages)) as u32;

@@ -4,7 +4,7 @@
 //! Work items compute partial results, which a last step merges: a row's keys may be split over
 //! several items, and its pages lie in several segments.
 
-use super::{AttentionShape, KvSegment, Operation, QUERY_TILE, Row, Variant, WorkItem, count};
+use super::{AttentionShape, KvFormat, KvSegment, Operation, QUERY_TILE, Row, Variant, WorkItem, count};
 use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
@@ -27,12 +27,31 @@ fn key(shader: &'static str, shape: &AttentionShape) -> KernelKey {
     shape.specialise(KernelKey::new(shader).with::<AttentionParams>().with::<Row>().with::<WorkItem>())
 }
 
-/// `lanes` invocations share the dot product of a key with the queries.
-fn single_key(shape: &AttentionShape, lanes: u32) -> KernelKey {
+/// Reads a cache in `f16` with the device's own conversion.
+const F16: &[Capability] = &[Capability::F16];
+
+fn is_f16(shape: &AttentionShape) -> bool {
+    shape.kv == KvFormat::F16
+}
+
+/// `workgroup` keys at a time, fewer for many heads: their weights take `group * workgroup` floats of workgroup memory.
+fn single_key(shape: &AttentionShape, workgroup: u32) -> KernelKey {
+    let octets = shape.head_dim.div_ceil(8);
+    let workgroup = workgroup.min(1024 / shape.group()).max(octets).max(shape.group());
     key("attention_single", shape)
         .constant("GROUP", shape.group())
-        .constant("LANES", lanes)
-        .constant("WORKGROUP", 256)
+        .constant("WORKGROUP", workgroup)
+        .constant("TEAM", workgroup.isqrt())
+}
+
+/// Fills a GPU even with few items.
+fn wide(shape: &AttentionShape) -> KernelKey {
+    single_key(shape, 256)
+}
+
+/// As few invocations as can be, so that barriers cost little where one core runs them all.
+fn narrow(shape: &AttentionShape) -> KernelKey {
+    single_key(shape, 8)
 }
 
 /// Tiles of a KV head's query heads.
@@ -44,16 +63,10 @@ fn head_tiles(shape: &AttentionShape) -> u32 {
 pub static ATTENTION_SINGLE: Operation<AttentionShape> = Operation {
     name: "attention_single",
     variants: &[
-        Variant {
-            name: "subgroup",
-            fits: |_| true,
-            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..single_key(shape, 1) },
-        },
-        Variant {
-            name: "baseline",
-            fits: |_| true,
-            key: |shape| single_key(shape, (32 / shape.group()).clamp(1, 8)),
-        },
+        Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..wide(shape) } },
+        Variant { name: "narrow_f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..narrow(shape) } },
+        Variant { name: "narrow", fits: |_| true, key: narrow },
+        Variant { name: "baseline", fits: |_| true, key: wide },
     ],
 };
 

@@ -77,7 +77,7 @@ impl RopeKv<'_> {
             let slot = count::ROWS;
             let grid = [
                 Extent::Count { slot, per: 1 },
-                Extent::Fixed((cols / 2).div_ceil(WORKGROUP)),
+                Extent::Fixed(((heads + 2 * kv_heads) * self.shape.chunks()).div_ceil(WORKGROUP)),
                 Extent::Fixed(1),
             ];
             let cost = Cost { fixed: 0.0, slot, each: 12.0 * f64::from(cols) };

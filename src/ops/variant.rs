@@ -76,7 +76,8 @@ pub fn compositions() -> Vec<KernelKey> {
     let attention = || {
         let heads = [(1, 1, 16), (6, 2, 20), (32, 8, 128), (8, 1, 256), (32, 1, 64)];
         heads.into_iter().flat_map(|(heads, kv_heads, head_dim)| {
-            KvFormat::all().map(move |kv| AttentionShape { heads, kv_heads, head_dim, kv })
+            let shapes = KvFormat::all().map(move |kv| AttentionShape { heads, kv_heads, head_dim, kv });
+            shapes.filter(|shape| shape.supported().is_ok())
         })
     };
     let mat_vec = FORMATS

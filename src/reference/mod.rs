@@ -3,6 +3,7 @@
 
 mod activations;
 mod attention;
+mod kv_page;
 mod linear;
 mod logits;
 mod rope;
@@ -10,6 +11,7 @@ mod sample;
 
 pub use activations::{residual_add, rms_norm, swiglu};
 pub use attention::{AttentionShape, attention, f16_load, f16_store};
+pub use kv_page::{KvPageLayout, KvSide};
 pub use linear::{embedding, matmul, quantize};
 pub use logits::{FORBIDDEN, Penalties, TokenAdjustment, adjust_logits, argmax, log_sum_exp, top_k};
 pub use rope::{rope, rope_table};

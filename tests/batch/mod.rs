@@ -1,6 +1,6 @@
 //! The host's side of an attention batch, made from a list of sequences.
 
-use mistral_wgpu::{gpu::*, ops::*, tensor::Tensor};
+use mistral_wgpu::{gpu::*, ops::*, reference::KvSide, tensor::Tensor};
 
 use super::device::{download, noise};
 
@@ -20,19 +20,16 @@ pub struct Sequence {
 impl Sequence {
     pub fn random(seed: u64, shape: &AttentionShape, keys: u32, rows: u32) -> Self {
         let kv_count = (keys * shape.kv_heads * shape.head_dim) as usize;
-        let stored = |value: f32| match shape.kv {
-            KvFormat::F16 => half::f16::from_f32(value).to_f32(),
-            KvFormat::F32 => value,
-        };
         let scaled = |seed, count, scale: f32| -> Vec<f32> {
-            noise(seed, count).into_iter().map(|value| stored(value * scale)).collect()
+            noise(seed, count).into_iter().map(|value| value * scale).collect()
         };
+        let stored = |values: &[f32]| shape.page_layout().stored(values);
         Self {
             keys,
             rows,
             q: scaled(3 * seed, (rows * shape.heads * shape.head_dim) as usize, 2.0),
-            k: scaled(3 * seed + 1, kv_count, 3.0),
-            v: scaled(3 * seed + 2, kv_count, 2.0),
+            k: stored(&scaled(3 * seed + 1, kv_count, 3.0)),
+            v: stored(&scaled(3 * seed + 2, kv_count, 2.0)),
         }
     }
 }
@@ -42,26 +39,23 @@ fn segment_of(page: u32, segments: u32) -> u32 {
     page / 3 % segments
 }
 
-/// The words of a page of keys or values: `[kv_heads, PAGE, head_dim]` in the KV format, NaN before
-/// the token `first_seen` and where there is none.
-fn page_words(shape: &AttentionShape, values: &[f32], page: u32, first_seen: u32) -> Vec<u32> {
-    let (kv_heads, head_dim) = (shape.kv_heads as usize, shape.head_dim as usize);
-    let mut floats = vec![f32::NAN; kv_heads * PAGE as usize * head_dim];
+/// The words of a page of keys or values, before the token `first_seen` and where there is none NaN, or
+/// garbage where the format has no NaN.
+fn page_words(shape: &AttentionShape, side: KvSide, values: &[f32], page: u32, first_seen: u32) -> Vec<u32> {
+    let layout = shape.page_layout();
+    let mut words = vec![u32::MAX; layout.page_words()];
     let first = (page * PAGE) as usize;
-    let tokens = values.chunks_exact(kv_heads * head_dim).enumerate().skip(first).take(PAGE as usize);
-    for (position, token) in tokens.filter(|(position, _)| *position >= first_seen as usize) {
-        let place = position - first;
-        for (head, from) in token.chunks_exact(head_dim).enumerate() {
-            floats[(head * PAGE as usize + place) * head_dim..][..head_dim].copy_from_slice(from);
+    let tokens = values.chunks_exact(layout.kv_heads * layout.head_dim).enumerate();
+    let tokens = tokens.skip(first.max(first_seen as usize)).take_while(|(at, _)| at - first < PAGE as usize);
+    for (position, token) in tokens {
+        for (head, numbers) in token.chunks_exact(layout.head_dim).enumerate() {
+            let places = layout.words(side, position - first, head);
+            for (at, word) in places.into_iter().zip(layout.encode(numbers)) {
+                words[at] = word;
+            }
         }
     }
-    match shape.kv {
-        KvFormat::F32 => floats.iter().map(|value| value.to_bits()).collect(),
-        KvFormat::F16 => {
-            let bits = |value: f32| u32::from(half::f16::from_f32(value).to_bits());
-            floats.chunks_exact(2).map(|pair| bits(pair[0]) | bits(pair[1]) << 16).collect()
-        }
-    }
+    words
 }
 
 /// Runs attention over `sequences` in one batch and returns each one's `[rows, heads, head_dim]`.
@@ -95,8 +89,20 @@ pub fn attention(
             let number = free[segment].pop().unwrap();
             let at = number as usize * page_size;
             let (k, v) = &mut words[segment];
-            k[at..][..page_size].copy_from_slice(&page_words(&shape, &sequence.k, page, first_seen));
-            v[at..][..page_size].copy_from_slice(&page_words(&shape, &sequence.v, page, first_seen));
+            k[at..][..page_size].copy_from_slice(&page_words(
+                &shape,
+                KvSide::Keys,
+                &sequence.k,
+                page,
+                first_seen,
+            ));
+            v[at..][..page_size].copy_from_slice(&page_words(
+                &shape,
+                KvSide::Values,
+                &sequence.v,
+                page,
+                first_seen,
+            ));
             table.push(number);
         }
         q.extend_from_slice(&sequence.q);

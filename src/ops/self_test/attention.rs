@@ -5,48 +5,49 @@ use crate::{
     Result,
     gpu::{Gpu, Recording},
     ops::{
-        ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionShape, KvFormat, KvSegment,
-        PAGE, QUERY_TILE, ROPE_KV, RopeKv, Row, WorkItem, weight::uniform_values,
+        ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionShape, KvSegment, PAGE,
+        QUERY_TILE, ROPE_KV, RopeKv, Row, WorkItem, weight::uniform_values,
     },
-    reference,
+    quant::BLOCK,
+    reference::{self, KvPageLayout, KvSide},
     tensor::Tensor,
 };
 
-/// Numbers as the KV cache stores them.
-fn to_words(kv: KvFormat, values: &[f32]) -> Vec<u32> {
-    let half = |value: f32| u32::from(reference::f16_store(value));
-    match kv {
-        KvFormat::F32 => values.iter().map(|value| value.to_bits()).collect(),
-        KvFormat::F16 => values.as_chunks().0.iter().map(|[a, b]| half(*a) | half(*b) << 16).collect(),
-    }
-}
-
-fn from_words(kv: KvFormat, words: &[u32]) -> Vec<f32> {
-    let half = |bits: u32| reference::f16_load(bits as u16);
-    match kv {
-        KvFormat::F32 => words.iter().map(|word| f32::from_bits(*word)).collect(),
-        KvFormat::F16 => words.iter().flat_map(|word| [half(word & 0xffff), half(word >> 16)]).collect(),
-    }
-}
-
-/// The numbers of `values`, `[tokens, kv_heads, head_dim]`, in the pages `table`; NaN elsewhere.
-fn paged(shape: &AttentionShape, values: &[f32], table: &[u32]) -> Vec<f32> {
-    let mut pages = vec![f32::NAN; table.len() * (PAGE * shape.kv_heads * shape.head_dim) as usize];
-    for (number, from) in (0..).zip(values.chunks_exact(shape.head_dim as usize)) {
-        let (token, head) = (number / shape.kv_heads, number % shape.kv_heads);
-        let at = place(shape, table[(token / PAGE) as usize] * PAGE + token % PAGE, head);
-        pages[at..at + from.len()].copy_from_slice(from);
+/// The pages `table` with the numbers of `values`, `[tokens, kv_heads, head_dim]`; elsewhere NaN, or
+/// garbage where the format has none.
+fn paged(shape: &AttentionShape, side: KvSide, values: &[f32], table: &[u32]) -> Vec<u32> {
+    let layout = shape.page_layout();
+    let mut pages = vec![u32::MAX; table.len() * layout.page_words()];
+    for (number, head) in values.chunks_exact(layout.head_dim).enumerate() {
+        let (token, kv_head) = (number / layout.kv_heads, number % layout.kv_heads);
+        let slot = table[token / layout.page] as usize * layout.page + token % layout.page;
+        for (at, word) in layout.words(side, slot, kv_head).into_iter().zip(layout.encode(head)) {
+            pages[at] = word;
+        }
     }
     pages
 }
 
-/// Where the numbers of a slot's head begin.
-fn place(shape: &AttentionShape, slot: u32, head: u32) -> usize {
-    (((slot / PAGE * shape.kv_heads + head) * PAGE + slot % PAGE) * shape.head_dim) as usize
+/// How much further than the reference's the stored numbers `found` are from `values`, at worst:
+/// relative to the value, or to the largest of its block if they share a scale.
+fn worst_stored(layout: &KvPageLayout, found: &[f32], values: &[f32]) -> f32 {
+    let expected = layout.stored(values);
+    let block = if layout.format.scale_halves > 0 { BLOCK } else { 1 };
+    let size = |index: usize| {
+        values[index / block * block..][..block].iter().fold(0.0f32, |most, value| most.max(value.abs()))
+    };
+    let errors: Vec<f32> = found
+        .iter()
+        .zip(&expected)
+        .zip(values)
+        .map(|((found, expected), value)| (found - value).abs() - (expected - value).abs())
+        .map(|excess| if excess.is_nan() { f32::MAX } else { excess.max(0.0) })
+        .collect();
+    worst(&errors, &vec![0.0; errors.len()], size)
 }
 
 /// Two rows: one turned by angles like any, the other by a quarter, which is exact, so that its key
-/// must be stored exactly, and every value, some of them subnormal in `f16`.
+/// must be stored exactly, and every value, those of the first head subnormal in `f16`.
 pub async fn rope_kv(test: &mut SelfTest<'_>, shape: AttentionShape) -> Result<()> {
     let [heads, kv_heads, dim] = [shape.heads, shape.kv_heads, shape.head_dim].map(|n| n as usize);
     let (mut cos, mut sin) = reference::rope_table(dim, 1e4, 7..=7);
@@ -58,16 +59,16 @@ pub async fn rope_kv(test: &mut SelfTest<'_>, shape: AttentionShape) -> Result<(
     let cols = (heads + 2 * kv_heads) * dim;
     let mut qkv = uniform_values(1, 2 * cols, 1.0);
     for row in qkv.chunks_exact_mut(cols) {
-        row[(heads + kv_heads) * dim..].iter_mut().step_by(3).for_each(|value| *value *= 1e-5);
+        row[(heads + kv_heads) * dim..][..dim].iter_mut().for_each(|value| *value *= 2e-5);
         q.extend_from_slice(&row[..heads * dim]);
         k.extend_from_slice(&row[heads * dim..][..kv_heads * dim]);
         v.extend_from_slice(&row[(heads + kv_heads) * dim..]);
     }
     reference::rope(&mut q, &cos, &sin, heads, dim);
     reference::rope(&mut k, &cos, &sin, kv_heads, dim);
-    let stored = |values: &[f32]| from_words(shape.kv, &to_words(shape.kv, values));
-    let (k, v) = (stored(&k[kv_heads * dim..]), stored(&v));
+    let k = &k[kv_heads * dim..];
 
+    let layout = shape.page_layout();
     let slots = [5, PAGE + 8];
     test.check(&ROPE_KV, &shape, shape.kv.name(), 1e-6, async |gpu| {
         let qkv = Tensor::from_values(gpu, "qkv", &qkv, cols as u32)?;
@@ -92,17 +93,14 @@ pub async fn rope_kv(test: &mut SelfTest<'_>, shape: AttentionShape) -> Result<(
             .record(gpu, &mut recording)?;
         gpu.replay(&recording, &[2], None)?;
         let pages = gpu.download::<u32>(&[segment.k, segment.v]).await?;
-        let token = |words: &[u32], slot: u32| -> Vec<f32> {
-            let numbers = from_words(shape.kv, words);
-            (0..shape.kv_heads)
-                .flat_map(|head| &numbers[place(&shape, slot, head)..][..dim])
-                .copied()
-                .collect()
+        let token = |words: &[u32], side: KvSide, slot: u32| -> Vec<f32> {
+            let head = |head| layout.words(side, slot as usize, head).into_iter().map(|at| words[at]);
+            (0..kv_heads).flat_map(|number| layout.decode(&head(number).collect::<Vec<_>>())).collect()
         };
-        let found_v = [token(&pages[1], slots[0]), token(&pages[1], slots[1])].concat();
+        let found_v = slots.map(|slot| token(&pages[1], KvSide::Values, slot)).concat();
         let of_q = worst(&turned.download(gpu, 2).await?, &q, |_| 1.0);
-        let of_k = worst(&token(&pages[0], slots[1]), &k, |index| k[index].abs());
-        Ok(of_q.max(of_k).max(worst(&found_v, &v, |index| v[index].abs())))
+        let of_k = worst_stored(&layout, &token(&pages[0], KvSide::Keys, slots[1]), k);
+        Ok(of_q.max(of_k).max(worst_stored(&layout, &found_v, &v)))
     })
     .await
 }
@@ -135,7 +133,7 @@ impl Case {
     /// One row by itself at the last position, and a tile of rows that ends there.
     fn new(shape: AttentionShape) -> Self {
         let [heads, kv_heads, dim] = [shape.heads, shape.kv_heads, shape.head_dim].map(|n| n as usize);
-        let stored = |values: &[f32]| from_words(shape.kv, &to_words(shape.kv, values));
+        let layout = shape.page_layout();
         let positions: Vec<u32> = [KEYS - 1].into_iter().chain(KEYS - QUERY_TILE..KEYS).collect();
         let count = KEYS as usize * kv_heads * dim;
         let mut v = uniform_values(3, count, 0.5);
@@ -143,7 +141,7 @@ impl Case {
             let size = value_size(&shape, number % shape.kv_heads * shape.group());
             head.iter_mut().for_each(|value| *value *= size);
         }
-        let (k, v) = (stored(&uniform_values(2, count, 1.5)), stored(&v));
+        let (k, v) = (layout.stored(&uniform_values(2, count, 1.5)), layout.stored(&v));
         let q = uniform_values(1, positions.len() * heads * dim, 1.0);
         let twin = reference::AttentionShape { heads, kv_heads, head_dim: dim, window: Some(WINDOW) };
         let expected = reference::attention(&q, &k, &v, &positions, twin);
@@ -177,11 +175,9 @@ impl Case {
                 split,
             })
         };
-        let upload_pages =
-            |label, values: &[f32]| gpu.upload(label, &to_words(shape.kv, &paged(&shape, values, &TABLE)));
         let segment = KvSegment {
-            k: upload_pages("k", &self.k)?,
-            v: upload_pages("v", &self.v)?,
+            k: gpu.upload("k", &paged(&shape, KvSide::Keys, &self.k, &TABLE))?,
+            v: gpu.upload("v", &paged(&shape, KvSide::Values, &self.v, &TABLE))?,
             first_slot: 0,
             slots: TABLE.len() as u32 * PAGE,
         };
