@@ -78,6 +78,16 @@ pub struct EngineOptions {
     pub skip_self_test: bool,
 }
 
+/// The checkpoint's own type, `q8_0` and `q4_0`: the formats to choose from, the most exact first.
+fn usual_formats(dtype: DType) -> [&'static Format; 3] {
+    let own = match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::BF16 => "bf16",
+    };
+    [own, "q8_0", "q4_0"].map(|name| by_name(name).expect("a format of the table"))
+}
+
 /// The most exact of the checkpoint's own type, `q8_0` and `q4_0` that fits the device's memory; the
 /// smallest when none does or nothing tells how much there is.
 pub fn default_format(
@@ -86,12 +96,7 @@ pub fn default_format(
     dtype: DType,
     memory: Option<u64>,
 ) -> &'static Format {
-    let own = match dtype {
-        DType::F32 => "f32",
-        DType::F16 => "f16",
-        DType::BF16 => "bf16",
-    };
-    let formats = [own, "q8_0", "q4_0"].map(|name| by_name(name).expect("a format of the table"));
+    let formats = usual_formats(dtype);
     let fits = |format: &&'static Format| Fit::new(config, options, format).fits(memory) == Some(true);
     formats.into_iter().find(fits).unwrap_or(formats[2])
 }
@@ -115,11 +120,32 @@ pub(super) struct State {
     pub sampling: Sampling,
 }
 
+impl State {
+    /// Fills the device.
+    fn load(
+        gpu: &Gpu,
+        checkpoint: Option<&Checkpoint>,
+        config: &ModelConfig,
+        format: &'static Format,
+        options: &ModelOptions,
+        progress: Progress<'_>,
+    ) -> Result<Self> {
+        let weights = match checkpoint {
+            None => Weights::random(gpu, config, format, 0)?,
+            Some(checkpoint) => Weights::load(gpu, checkpoint, config, format, progress)?,
+        };
+        let model = Model::new(gpu, config.clone(), weights, *options)?;
+        let sampling = Sampling::new(gpu, &model)?;
+        Ok(Self { model, sampling })
+    }
+}
+
 impl Engine {
     /// Loads a model, after a self-test of the kernels that it will use; `progress` is told the bytes read so far and in all.
     ///
     /// # Errors
-    /// Of every file that is missing or wrong, and as [`Gpu::allocate`].
+    /// Of every file that is missing or wrong; [`ErrorKind::OutOfMemory`] when the model does not fit, which
+    /// tells what would and leaves the device as it was.
     pub async fn load(
         gpu: Arc<Gpu>,
         source: &ModelSource,
@@ -135,23 +161,20 @@ impl Engine {
                 checkpoint.tensor("model.embed_tokens.weight")?.dtype
             }
         };
-        let memory = gpu.description().memory.free;
+        let attention = attention_shape(&config, options.model.kv_format);
+        attention.supported()?;
+        let memory = gpu.memory_left();
         let format =
             options.weights.unwrap_or_else(|| default_format(&config, &options.model, dtype, memory));
         let fit = Fit::new(&config, &options.model, format);
+        let shortage = |memory: u64| fit.shortage(&config, &options.model, &usual_formats(dtype), memory);
+        if let Some(memory) = memory.filter(|memory| fit.total() > *memory) {
+            return Err(shortage(memory));
+        }
         if fit.fits(memory) == Some(false) {
             let (needs, has) = (fit.total() >> 20, memory.unwrap_or_default() >> 20);
             tracing::warn!("the model takes {needs} MiB of the device's {has} MiB: see `mistral inspect`");
         }
-        let attention = attention_shape(&config, options.model.kv_format);
-        attention.supported()?;
-        if !options.skip_self_test {
-            ensure_self_test(&gpu, &SelfTestShapes { weights: format, attention }, None).await?;
-        }
-        let weights = match &checkpoint {
-            None => Weights::random(&gpu, &config, format, 0)?,
-            Some(checkpoint) => Weights::load(&gpu, checkpoint, &config, format, progress)?,
-        };
         let folder_with = |file: &str| source.folder().filter(|dir| dir.join(file).exists());
         let tokenizer = folder_with("tokenizer.json").map(Tokenizer::from_dir).transpose()?;
         let template = source.folder().map(ChatTemplate::from_dir).transpose()?.flatten();
@@ -164,8 +187,18 @@ impl Engine {
             let found = tokenizer.vocab_size() - 1;
             return Err(Error::expected(ErrorKind::Tokenizer, "tokenizer.json", expected, found));
         }
-        let model = Model::new(&gpu, config.clone(), weights, options.model)?;
-        let sampling = Sampling::new(&gpu, &model)?;
+        if !options.skip_self_test {
+            ensure_self_test(&gpu, &SelfTestShapes { weights: format, attention }, None).await?;
+        }
+        let loaded = State::load(&gpu, checkpoint.as_ref(), &config, format, &options.model, progress);
+        let state = loaded.map_err(|error| match error.kind() {
+            // Less than was thought, or than could be known.
+            ErrorKind::OutOfMemory => {
+                let left = gpu.memory_left().unwrap_or(u64::MAX);
+                shortage(left.min(fit.total() - 1)).because(error)
+            }
+            _ => error,
+        })?;
         Ok(Arc::new(Self {
             gpu,
             config,
@@ -174,8 +207,8 @@ impl Engine {
             tokenizer: tokenizer.map(Arc::new),
             template,
             options: options.model,
-            empty: model.sequence(),
-            state: Mutex::new(State { model, sampling }),
+            empty: state.model.sequence(),
+            state: Mutex::new(state),
         }))
     }
 

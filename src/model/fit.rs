@@ -1,7 +1,7 @@
 //! What a model will take of the device's memory, before anything is allocated.
 
 use super::{KvCache, ModelConfig, ModelOptions, Weights, activations::Activations};
-use crate::quant::Format;
+use crate::{Error, ErrorKind, ops::PAGE, quant::Format};
 
 /// Bytes on the device, by what they are for. A count beyond 64 bits stands at the maximum.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,5 +35,68 @@ impl Fit {
     /// Whether it fits into `memory` bytes with a tenth to spare for the driver; `None` when that is unknown.
     pub fn fits(&self, memory: Option<u64>) -> Option<bool> {
         memory.map(|memory| self.total() <= memory / 10 * 9)
+    }
+
+    /// The longest context in tokens at which matrices in `format` fit into `memory` bytes, at most the
+    /// model's own; `None` when they fit with none.
+    pub fn longest_context(
+        config: &ModelConfig,
+        options: &ModelOptions,
+        format: &'static Format,
+        memory: u64,
+    ) -> Option<u32> {
+        let fits = |pages: u32| {
+            let context = pages * PAGE;
+            // A cache for several texts shrinks with them.
+            let share = |tokens: u32| u64::from(tokens) * u64::from(context) / u64::from(options.context);
+            let cache_tokens = options.cache_tokens.map(|tokens| share(tokens).max(1) as u32);
+            let options = ModelOptions { context, cache_tokens, ..*options };
+            Self::new(config, &options, format).fits(Some(memory)) == Some(true)
+        };
+        let (mut longest, mut too_long) = (0, config.max_position_embeddings as u32 / PAGE + 1);
+        while too_long - longest > 1 {
+            let middle = longest + (too_long - longest) / 2;
+            *if fits(middle) { &mut longest } else { &mut too_long } = middle;
+        }
+        (longest > 0).then_some(longest * PAGE)
+    }
+
+    /// The error of a model that does not fit into `memory` bytes: what was asked, and what of `formats`,
+    /// the most exact first, would fit.
+    pub fn shortage(
+        &self,
+        config: &ModelConfig,
+        options: &ModelOptions,
+        formats: &[&'static Format],
+        memory: u64,
+    ) -> Error {
+        let longest = |format| Some((format, Self::longest_context(config, options, format, memory)?));
+        let named = |(format, context): (&Format, u32)| {
+            format!("--weights {} with --context up to {context}", format.name)
+        };
+        let as_long = formats.iter().filter_map(|format| longest(*format));
+        let as_long = as_long.clone().find(|(_, context)| *context >= options.context);
+        let advice: Vec<_> = match (longest(self.format), as_long) {
+            (same, Some(other)) => same.into_iter().chain([other]).map(named).collect(),
+            (Some(same), None) => vec![named(same)],
+            (None, None) => formats.iter().filter_map(|format| longest(*format)).take(1).map(named).collect(),
+        };
+        let advice = if advice.is_empty() { "nothing smaller fits".into() } else { advice.join(", or ") };
+        let [total, weights, kv_cache, scratch, memory] =
+            [self.total(), self.weights, self.kv_cache, self.scratch, memory].map(size);
+        let (format, context, kv) = (self.format.name, options.context, options.kv_format.name());
+        let message = format!(
+            "{format} weights, a context of {context} tokens and a KV cache in {kv} take {total} (weights \
+             {weights}, KV cache {kv_cache}, scratch {scratch}) of the {memory} that are left; what fits: {advice}"
+        );
+        Error::new(ErrorKind::OutOfMemory, "model", message)
+    }
+}
+
+/// Bytes as people read them.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x4000_0000 => format!("{} MiB", bytes.div_ceil(1 << 20)),
+        _ => format!("{:.1} GiB", bytes as f64 / 0x4000_0000 as f64),
     }
 }
