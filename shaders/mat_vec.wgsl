@@ -25,6 +25,7 @@ alias Sums = array<array<f32, COLS>, ROWS>;
 @if(subgroup) var<workgroup> partial_sums: array<Sums, WORKGROUP>; // one per subgroup, subgroups of one at worst
 @else var<workgroup> partial_sums: array<Sums, WORKGROUP>;         // one per invocation
 
+// naga translates subgroup built-ins in a struct to HLSL only for entry points that have one of their own.
 struct Invocation {
     @builtin(local_invocation_index) index: u32,
     @if(subgroup) @builtin(subgroup_invocation_id) lane: u32,
@@ -33,7 +34,11 @@ struct Invocation {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
+fn main(
+    @builtin(workgroup_id) workgroup: vec3u,
+    invocation: Invocation,
+    @if(subgroup) @builtin(subgroup_size) _size: u32, // see Invocation
+) {
     @if(whole_rows) let first = (workgroup.x * WORKGROUP + invocation.index) * ROWS;
     @else let first = workgroup.x * ROWS;
     @if(whole_rows) let lane = 0u;

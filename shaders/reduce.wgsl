@@ -4,6 +4,7 @@ import package::generated::WORKGROUP;
 @if(subgroup) var<workgroup> partial_sums: array<f32, WORKGROUP>; // one per subgroup, subgroups of one at worst
 @else var<workgroup> partial_sums: array<f32, WORKGROUP>;         // one per invocation
 
+// naga translates subgroup built-ins in a struct to HLSL only for entry points that have one of their own.
 struct Invocation {
     @builtin(local_invocation_index) index: u32,
     @if(subgroup) @builtin(subgroup_invocation_id) lane: u32,

@@ -10,7 +10,11 @@ import package::reduce::{Invocation, workgroup_sum};
 @if(gather) @group(0) @binding(5) var<storage, read> row_ids: array<u32>; // [rows]: y's row i is made of x's row row_ids[i]
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
+fn main(
+    @builtin(workgroup_id) workgroup: vec3u,
+    invocation: Invocation,
+    @if(subgroup) @builtin(subgroup_size) _size: u32, // see Invocation
+) {
     let row = workgroup.x;
     @if(gather) let source = row_ids[row] * params.stride;
     @else let source = row * params.stride;

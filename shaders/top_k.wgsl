@@ -56,7 +56,11 @@ fn weight(half_difference: f32, temperature: f32) -> f32 {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
+fn main(
+    @builtin(workgroup_id) workgroup: vec3u,
+    invocation: Invocation,
+    @if(subgroup) @builtin(subgroup_size) _size: u32, // see Invocation
+) {
     let index = invocation.index;
     let begin = workgroup.x * params.stride;
     let row = rows[workgroup.x];

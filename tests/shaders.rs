@@ -1,40 +1,67 @@
 //! Without a GPU: every shader composition validates and translates for every backend, checked and
 //! unchecked, and what it binds fits the limits that every device has.
+//!
+//! With `MISTRAL_SHADERS` set to a folder, the translations are written there for real compilers to try
+//! (`sh tests/run.sh --drivers`): `NUMBER-SHADER.SUFFIX`.
+
+use std::collections::HashSet;
 
 use mistral_wgpu::{
-    gpu::{BindingKind, Composed, KernelKey, SHADERS, compose},
+    gpu::{BindingKind, Capability, Composed, KernelKey, SHADERS, compose},
     ops::compositions,
 };
 use naga::back::{hlsl, msl, spv};
 
 fn each(mut check: impl FnMut(&KernelKey, &Composed)) {
-    let mut count = 0;
-    for key in compositions() {
-        let composed = compose(&key).unwrap_or_else(|error| panic!("{key:?}: {error}"));
-        check(&key, &composed);
-        count += 1;
-    }
-    assert!(count >= 10, "only {count} compositions");
+    each_named(|_, key, composed| check(key, composed));
 }
 
-fn policies() -> [naga::proc::BoundsCheckPolicies; 2] {
+/// Calls `check` with each composition and the name of its files.
+fn each_named(mut check: impl FnMut(&str, &KernelKey, &Composed)) {
+    let mut seen = HashSet::new();
+    for key in compositions() {
+        if !seen.contains(&key) {
+            let composed = compose(&key).unwrap_or_else(|error| panic!("{key:?}: {error}"));
+            check(&format!("{:04}-{}", seen.len(), key.shader.replace('/', "_")), &key, &composed);
+            seen.insert(key);
+        }
+    }
+    assert!(seen.len() >= 10, "only {} compositions", seen.len());
+}
+
+/// Writes a translation, if a folder was named.
+fn keep(file: String, contents: impl AsRef<[u8]>) {
+    if let Some(folder) = std::env::var_os("MISTRAL_SHADERS") {
+        std::fs::write(std::path::Path::new(&folder).join(file), contents).unwrap();
+    }
+}
+
+/// With the checks that wgpu adds, and without, as `Capability::Unchecked` asks for.
+const CHECKS: [(bool, &str); 2] = [(true, "checked"), (false, "unchecked")];
+
+fn policies(checked: bool) -> naga::proc::BoundsCheckPolicies {
     use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy::*};
-    [Restrict, Unchecked].map(|policy| BoundsCheckPolicies {
-        index: policy,
-        buffer: policy,
-        image_load: policy,
-        binding_array: policy,
-    })
+    let policy = if checked { Restrict } else { Unchecked };
+    BoundsCheckPolicies { index: policy, buffer: policy, image_load: policy, binding_array: policy }
 }
 
 #[test]
 fn spirv() {
-    each(|key, composed| {
+    each_named(|name, key, composed| {
         for lang_version in [(1, 3), (1, 6)] {
-            for bounds_check_policies in policies() {
-                let options = spv::Options { lang_version, bounds_check_policies, ..Default::default() };
+            for (checked, tag) in CHECKS {
+                let options = spv::Options {
+                    lang_version,
+                    bounds_check_policies: policies(checked),
+                    force_loop_bounding: checked,
+                    zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+                    ..Default::default()
+                };
                 let words = spv::write_vec(&composed.module, &composed.info, &options, None);
-                assert!(words.unwrap_or_else(|error| panic!("{key:?}: {error}")).len() > 100);
+                let words = words.unwrap_or_else(|error| panic!("{key:?}: {error}"));
+                assert!(words.len() > 100);
+                let (major, minor) = lang_version;
+                keep(format!("{name}.{tag}.{major}_{minor}.spv"), bytemuck::cast_slice::<u32, u8>(&words));
             }
         }
     });
@@ -42,32 +69,67 @@ fn spirv() {
 
 #[test]
 fn msl() {
-    each(|key, composed| {
+    each_named(|name, key, composed| {
         for lang_version in [(2, 3), (3, 0)] {
-            for bounds_check_policies in policies() {
-                let options = msl::Options { lang_version, bounds_check_policies, ..Default::default() };
-                let options = msl::Options { fake_missing_bindings: true, ..options };
+            for (checked, tag) in CHECKS {
+                let options = msl::Options {
+                    lang_version,
+                    bounds_check_policies: policies(checked),
+                    force_loop_bounding: checked,
+                    zero_initialize_workgroup_memory: false,
+                    fake_missing_bindings: true,
+                    ..Default::default()
+                };
                 let pipeline = msl::PipelineOptions::default();
                 let written = msl::write_string(&composed.module, &composed.info, &options, &pipeline);
-                assert!(written.unwrap_or_else(|error| panic!("{key:?}: {error}")).0.contains("kernel"));
+                let (text, _) = written.unwrap_or_else(|error| panic!("{key:?}: {error}"));
+                assert!(text.contains("kernel"));
+                let (major, minor) = lang_version;
+                keep(format!("{name}.{tag}.{major}_{minor}.metal"), text);
             }
         }
     });
 }
 
+/// Registers numbered as wgpu does: by kind, in the order of the bindings.
+fn registers(composed: &Composed) -> hlsl::BindingMap {
+    let mut next = [0; 3];
+    let target = |(_, binding, kind): &(String, u32, BindingKind)| {
+        let register = next[*kind as usize];
+        next[*kind as usize] += 1;
+        let binding = naga::ResourceBinding { group: 0, binding: *binding };
+        (binding, hlsl::BindTarget { register, ..Default::default() })
+    };
+    composed.bindings.iter().map(target).collect()
+}
+
+/// Shader models that a device with what `key` needs may have.
+fn shader_models(key: &KernelKey) -> Vec<(hlsl::ShaderModel, &'static str)> {
+    if key.multiplies_matrices() {
+        return Vec::new(); // HLSL has none: wgpu offers the capability on Vulkan and Metal alone.
+    }
+    let models = [
+        (hlsl::ShaderModel::V6_0, "6_0"),
+        (hlsl::ShaderModel::V6_2, "6_2"),
+        (hlsl::ShaderModel::V6_6, "6_6"),
+    ];
+    let f16 = key.needs.contains(&Capability::F16);
+    models.into_iter().filter(|(model, _)| !f16 || *model >= hlsl::ShaderModel::V6_2).collect()
+}
+
 #[test]
 fn hlsl() {
-    each(|key, composed| {
-        if key.multiplies_matrices() {
-            return; // HLSL has none: wgpu offers the capability on Vulkan and Metal alone.
-        }
-        for shader_model in [hlsl::ShaderModel::V6_0, hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V6_6] {
-            for restrict_indexing in [true, false] {
+    each_named(|name, key, composed| {
+        for (shader_model, version) in shader_models(key) {
+            for (checked, tag) in CHECKS {
                 let options = hlsl::Options {
                     shader_model,
-                    restrict_indexing,
-                    force_loop_bounding: restrict_indexing,
-                    fake_missing_bindings: true,
+                    binding_map: registers(composed),
+                    fake_missing_bindings: false,
+                    special_constants_binding: Some(hlsl::BindTarget { space: 1, ..Default::default() }),
+                    restrict_indexing: checked,
+                    force_loop_bounding: checked,
+                    zero_initialize_workgroup_memory: false,
                     ..Default::default()
                 };
                 let mut text = String::new();
@@ -76,7 +138,23 @@ fn hlsl() {
                     .write(&composed.module, &composed.info, None)
                     .unwrap_or_else(|error| panic!("{key:?}: {error}"));
                 assert!(text.contains("numthreads"));
+                // Else naga overlooked them: see shaders/reduce.wgsl.
+                let built_in = ["@builtin(subgroup", "@builtin(num_subgroups"];
+                let built_in = built_in.iter().any(|name| composed.wgsl.contains(name));
+                assert!(!built_in || text.contains("(ComputeInput_main "), "{key:?}");
+                keep(format!("{name}.{tag}.{version}.hlsl"), text);
             }
+        }
+    });
+}
+
+/// Extensions of the language that WebGPU does not have are named in one place.
+#[test]
+fn wgsl() {
+    each_named(|name, key, composed| {
+        assert_eq!(composed.wgsl.contains("enable wgpu_"), key.multiplies_matrices(), "{key:?}");
+        if !key.multiplies_matrices() {
+            keep(format!("{name}.wgsl"), &composed.wgsl);
         }
     });
 }
