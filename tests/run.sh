@@ -1,9 +1,16 @@
 #!/bin/sh
 # The whole test suite: format, lints, documentation, tests. Installs the software Vulkan driver
 # where the machine has no driver at all.
+#
+# With --drivers [STEP…] what takes longer and fetches more instead: other drivers, other compilers.
 set -eu
 cd "$(dirname "$0")/.."
 . examples/setup.sh
+
+if [ "${1:-}" = --drivers ]; then
+    shift
+    exec sh tests/drivers/run.sh "$@"
+fi
 
 cargo fmt --check
 cargo clippy --all-targets --locked -- -D warnings

@@ -1,0 +1,102 @@
+#!/bin/sh
+# Fetches what `tests/run.sh --drivers` runs on into the folder DIR and installs nothing: from the
+# registries that this machine's apt, npm and pip already use. What is there is not fetched again.
+#
+#   sh tests/drivers/fetch.sh DIR
+#
+#   DIR/debian        root of Debian 13: lavapipe of its backports with the C library it needs, the
+#                     Vulkan validation layers, spirv-val
+#   DIR/swiftshader   Google's software Vulkan, from the chromium-common package
+#   DIR/dawn          Dawn, Chromium's WebGPU, for Node
+#   DIR/dxc           Microsoft's shader compiler for Linux
+#
+# Needs Debian 12 or 13 on x86-64 with node, npm and pip.
+set -eu
+
+dawn=0.6.2 # of the npm package `webgpu`
+compushady=0.17.5 # whose source archive holds libdxcompiler
+
+[ $# = 1 ] || { echo "usage: sh tests/drivers/fetch.sh DIR" >&2; exit 2; }
+mkdir -p "$1"
+dir=$(cd "$1" && pwd)
+library=usr/lib/x86_64-linux-gnu
+
+# apt-get with package lists of its own, where no package counts as installed.
+# private_apt NAME ARGUMENTS…
+private_apt() {
+    state=$dir/apt/$1
+    shift
+    mkdir -p "$state/lists/partial" "$state/archives/partial" "$state/empty"
+    : >"$state/status"
+    set -- -q -y -o Dir::State="$state" -o Dir::State::lists="$state/lists" -o Dir::State::status="$state/status" \
+        -o Dir::Cache="$state" -o Dir::Cache::archives="$state/archives" -o APT::Sandbox::User=root \
+        -o APT::Install-Recommends=false -o Dir::Etc::parts="$state/empty" "$@"
+    if [ -f "$state/sources" ]; then
+        set -- -o Dir::Etc::sourcelist="$state/sources" -o Dir::Etc::sourceparts=- "$@"
+    fi
+    apt-get "$@" >"$state/log" 2>&1 || { cat "$state/log" >&2; return 1; }
+}
+
+# unpack NAME ROOT: everything that private_apt NAME downloaded
+unpack() {
+    mkdir -p "$2"
+    for package in "$dir/apt/$1"/archives/*.deb; do
+        dpkg -x "$package" "$2"
+    done
+    rm -f "$dir/apt/$1"/archives/*.deb
+}
+
+# driver FILE LIBRARY: what tells the Vulkan loader of a driver
+driver() {
+    printf '{"file_format_version": "1.0.1", "ICD": {"api_version": "1.3.0", "library_path": "%s"}}\n' "$2" >"$1"
+}
+
+# Each of the four is made under another name first, so that half of one never counts.
+if [ ! -d "$dir/debian" ]; then
+    echo "fetching Mesa, validation layers, spirv-val" >&2
+    rm -rf "$dir/apt/debian" "$dir/debian.part"
+    mkdir -p "$dir/apt/debian"
+    mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
+        sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' | grep '/debian/*$' | head -n 1)
+    [ -n "$mirror" ] || { echo "apt has no Debian archive among its sources" >&2; exit 1; }
+    for suite in trixie trixie-backports; do
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
+    done >"$dir/apt/debian/sources"
+    private_apt debian update
+    private_apt debian --download-only -t trixie-backports install \
+        mesa-vulkan-drivers libvulkan1 vulkan-validationlayers spirv-tools
+    unpack debian "$dir/debian.part"
+    driver "$dir/debian.part/lavapipe.json" "$dir/debian/$library/libvulkan_lvp.so"
+    mv "$dir/debian.part" "$dir/debian"
+fi
+
+if [ ! -d "$dir/swiftshader" ]; then
+    echo "fetching SwiftShader" >&2
+    rm -rf "$dir/swiftshader.part"
+    private_apt host update
+    (cd "$dir/apt/host/archives" && private_apt host download chromium-common)
+    unpack host "$dir/swiftshader.part/chromium"
+    mv "$dir/swiftshader.part/chromium/usr/lib/chromium/libvk_swiftshader.so" "$dir/swiftshader.part"
+    rm -r "$dir/swiftshader.part/chromium"
+    driver "$dir/swiftshader.part/swiftshader.json" "$dir/swiftshader/libvk_swiftshader.so"
+    mv "$dir/swiftshader.part" "$dir/swiftshader"
+fi
+
+if [ ! -d "$dir/dawn" ]; then
+    echo "fetching Dawn" >&2
+    rm -rf "$dir/dawn.part"
+    mkdir "$dir/dawn.part"
+    npm install --prefix "$dir/dawn.part" --no-audit --no-fund --loglevel error "webgpu@$dawn" >&2
+    mv "$dir/dawn.part" "$dir/dawn"
+fi
+
+if [ ! -d "$dir/dxc" ]; then
+    echo "fetching DXC" >&2
+    rm -rf "$dir/dxc.part"
+    mkdir "$dir/dxc.part"
+    pip download --quiet --no-deps --no-binary :all: --dest "$dir/dxc.part" "compushady==$compushady" >&2
+    tar -xzf "$dir/dxc.part"/compushady-*.tar.gz -C "$dir/dxc.part" --wildcards --strip-components=3 '*/libdxcompiler_x86_64*'
+    rm "$dir/dxc.part"/compushady-*.tar.gz
+    mv "$dir/dxc.part" "$dir/dxc"
+fi
+rm -rf "$dir/apt"

@@ -1,0 +1,173 @@
+#!/bin/sh
+# Proof of portability: runs the kernels on other drivers and another WebGPU, and every shader through the
+# compilers of other backends. Not part of the quick suite; called by `sh tests/run.sh --drivers [STEP…]`.
+#
+#   swiftshader  the device tests on SwiftShader: subgroups of 4, 256 invocations, no f16
+#   mesa         the device tests on a current Mesa's lavapipe: cooperative matrices
+#   validation   the device tests under the Vulkan validation layers, on both
+#   spirv        every shader as SPIR-V, through spirv-val
+#   msl          every shader as Metal's language, which nothing here can compile
+#   hlsl         every shader as HLSL, through Microsoft's DXC
+#   dawn         every shader without wgpu's extensions through Tint, Dawn and the driver
+#
+# What is needed is fetched once into MISTRAL_DRIVERS_DIR, or the user's cache directory.
+set -eu
+cd "$(dirname "$0")/../.."
+all='swiftshader mesa validation spirv msl hlsl dawn'
+
+dir=${MISTRAL_DRIVERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mistral-wgpu/drivers}
+sh tests/drivers/fetch.sh "$dir"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export MISTRAL_CACHE="$work/cache" MISTRAL_SHADERS="$work/shaders"
+mkdir "$MISTRAL_SHADERS"
+
+# on DRIVER PROGRAM ARGUMENTS…
+on() {
+    sh tests/drivers/with.sh "$dir" "$@"
+}
+
+# Tests that open a device, less those of whole applications, which take long and tell nothing of a driver.
+device_tests=$(grep -lE '\bGPU\b|Gpu::open' tests/*.rs | sed 's|tests/\(.*\)\.rs|\1|' | grep -vxE 'apps|heldout')
+
+# build TEST…: builds tests and prints their programs
+build() {
+    for name in "$@"; do
+        set -- "$@" --test "$name"
+        shift
+    done
+    cargo test --locked --no-run --message-format=json "$@" |
+        sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p'
+}
+
+# Sums up what the test programs, or one of the scripts here, said of themselves.
+passed() {
+    sed -n 's/^\(test result: [a-zA-Z]*\. \)\{0,1\}\([0-9]*\) passed.*/\2/p' "$1" | awk '{ n += $1 } END { print n + 0 }'
+}
+
+# tests DRIVER: every device test
+tests() {
+    status=0
+    for program in $programs; do
+        echo "== $(basename "$program") on $1"
+        on "$1" "$program" 2>&1 || status=1
+    done
+    return $status
+}
+
+swiftshader() {
+    tests swiftshader
+}
+
+mesa() {
+    tests mesa
+}
+
+# Messages that no line of validation-allowed.txt begins with the number of. Each line there must be met.
+validation() {
+    status=0
+    export VK_LOADER_DEBUG=layer
+    for driver in swiftshader mesa; do
+        VALIDATION=on tests $driver >"$work/validated" || status=1
+        grep -vE '^\[Vulkan Loader\]|^ *$' "$work/validated"
+        grep -q 'Inserted device layer "VK_LAYER_KHRONOS_validation"' "$work/validated" || {
+            echo "the validation layer was not loaded"
+            status=1
+        }
+        cat "$work/validated" >>"$work/all-validated"
+    done
+    unset VK_LOADER_DEBUG
+    grep -oE '\[ *(VUID|UNASSIGNED|SYNC|BestPractices|WARNING)[-A-Za-z0-9_]*' "$work/all-validated" | tr -d '[ ' |
+        sort | uniq -c | sort -rn >"$work/messages"
+    while read -r count message; do
+        grep -q "^$message " tests/drivers/validation-allowed.txt || {
+            echo "not allowed, $count times: $message"
+            status=1
+        }
+    done <"$work/messages"
+    for message in $(sed -n 's/^\([^# ][^ ]*\) .*/\1/p' tests/drivers/validation-allowed.txt); do
+        grep -q " $message\$" "$work/messages" || {
+            echo "allowed, but never met: $message"
+            status=1
+        }
+    done
+    return $status
+}
+
+# compositions TEST: what the test of that name in tests/shaders.rs writes
+compositions() {
+    "$shaders" --exact "$1" >"$work/shaders.log" 2>&1 || {
+        cat "$work/shaders.log"
+        return 1
+    }
+}
+
+spirv() {
+    compositions spirv
+    tools=$dir/debian/usr
+    libraries=$tools/lib/x86_64-linux-gnu
+    good=0 bad=0
+    for file in "$MISTRAL_SHADERS"/*.spv; do
+        case $file in
+        *.1_3.spv) environment=vulkan1.1 ;;
+        *) environment=vulkan1.3 ;;
+        esac
+        if "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$tools/bin/spirv-val" \
+            --target-env $environment "$file" >"$work/message" 2>&1; then
+            good=$((good + 1))
+        else
+            bad=$((bad + 1))
+            echo "$(basename "$file"): $(cat "$work/message")"
+        fi
+    done
+    echo "$good passed, $bad failed"
+    [ $bad = 0 ]
+}
+
+msl() {
+    compositions msl
+    echo "$(find "$MISTRAL_SHADERS" -name '*.metal' | wc -l) passed"
+}
+
+hlsl() {
+    compositions hlsl
+    python3 tests/drivers/dxc.py "$dir/dxc/libdxcompiler_x86_64.so.3.7" "$MISTRAL_SHADERS"/*.hlsl
+}
+
+dawn() {
+    compositions wgsl
+    on mesa "$(command -v node)" tests/drivers/dawn.mjs "$dir/dawn" compile "$MISTRAL_SHADERS"/*.wgsl
+}
+
+steps=${*:-$all}
+for step in $steps; do
+    case " $all " in
+    *" $step "*) ;;
+    *) echo "no step $step; there are: $all" >&2 && exit 2 ;;
+    esac
+done
+
+# shellcheck disable=SC2086
+programs=$(build $device_tests)
+shaders=$(build shaders)
+
+failed=0
+for step in $steps; do
+    echo "=== $step"
+    # Not in a condition, where `set -e` would sleep.
+    set +e
+    (set -e; $step) >"$work/$step.log" 2>&1
+    status=$?
+    set -e
+    count=$(passed "$work/$step.log")
+    grep -vE '^test .* \.\.\. ok$|^ *$|^running [0-9]* tests?$' "$work/$step.log" || true
+    verdict=PASS
+    if [ $status != 0 ] || [ "$count" = 0 ]; then
+        verdict=FAIL
+        failed=$((failed + 1))
+    fi
+    printf '%s  %-12s %6d passed\n' $verdict "$step" "$count" >>"$work/summary"
+done
+echo "=== summary"
+cat "$work/summary"
+[ $failed = 0 ]
