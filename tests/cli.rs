@@ -310,7 +310,7 @@ fn devices_are_listed() {
 }
 
 #[test]
-fn the_self_test_runs_once_and_can_be_skipped() {
+fn self_test_and_tuning_run_once_and_can_be_skipped() {
     let rows = json(&["devices", "--json", "--self-test"]);
     let rows = rows.as_array().unwrap();
     for format in ["f32", "f16", "bf16", "q8_0", "q4_0"] {
@@ -328,12 +328,29 @@ fn the_self_test_runs_once_and_can_be_skipped() {
         let status =
             mistral(&[&arguments, more].concat()).env("MISTRAL_CACHE", cache.path()).output().unwrap().status;
         assert!(status.success());
-        fs::read_dir(cache.path()).unwrap().count()
+        let kind =
+            |entry: fs::DirEntry| entry.file_name().to_str().unwrap().rsplit_once('-').unwrap().0.to_owned();
+        let mut kinds: Vec<_> =
+            fs::read_dir(cache.path()).unwrap().map(|entry| kind(entry.unwrap())).collect();
+        kinds.sort();
+        kinds
     };
-    assert_eq!(kept(&["--no-self-test"]), 0);
-    assert_eq!(kept(&[]), 1);
-    assert_eq!(kept(&[]), 1);
-    assert_eq!(kept(&["--weights", "q8_0"]), 2);
+    let tuning = || {
+        let output =
+            mistral(&["devices", "--tuning", "--json"]).env("MISTRAL_CACHE", cache.path()).output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap().as_array().unwrap().clone()
+    };
+    assert!(kept(&["--no-self-test", "--no-tune"]).is_empty() && tuning().is_empty());
+    assert_eq!(kept(&["--no-tune"]), ["self-test"]);
+    assert_eq!(kept(&[]), ["self-test", "tuning"]);
+    let measured = tuning();
+    assert!(measured.iter().any(|row| row["case"] == "mat_vec, f16 64x64"), "{measured:?}");
+    assert_eq!(kept(&[]), ["self-test", "tuning"]);
+    assert_eq!(tuning(), measured);
+    kept(&["--retune"]);
+    assert_ne!(tuning(), measured, "measured anew");
+    assert_eq!(kept(&["--weights", "q8_0"]), ["self-test", "self-test", "tuning"]);
+    assert!(tuning().len() > measured.len());
 }
 
 #[test]

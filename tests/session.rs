@@ -16,7 +16,7 @@ use mistral_wgpu::{
     generate::*,
     gpu::{Gpu, GpuOptions},
     model::{Chunk, KvCache, LogitRows, Model, ModelConfig, ModelOptions, Sequence},
-    ops::{KvFormat, PAGE},
+    ops::{KvFormat, PAGE, Tune},
     quant::{Format, Matrix, by_name},
     reference::{argmax, log_sum_exp},
 };
@@ -38,7 +38,7 @@ fn options() -> ModelOptions {
 
 fn engine(name: &str, model: ModelOptions) -> Arc<Engine> {
     let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
-    let options = EngineOptions { weights: by_name("f32"), model, skip_self_test: true };
+    let options = EngineOptions { weights: by_name("f32"), model, skip_self_test: true, tune: Tune::Never };
     block_on(Engine::load(gpu, &ModelSource::Folder(folder(name)), &options, &mut |_, _| {})).unwrap()
 }
 
@@ -322,7 +322,8 @@ fn logits_that_are_no_numbers_are_an_error() {
     std::fs::write(&path, bytes).unwrap();
 
     let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
-    let options = EngineOptions { weights: by_name("f32"), model: options(), skip_self_test: true };
+    let options =
+        EngineOptions { weights: by_name("f32"), model: options(), skip_self_test: true, tune: Tune::Never };
     let engine =
         block_on(Engine::load(gpu, &ModelSource::Folder(dir.path().into()), &options, &mut |_, _| {}))
             .unwrap();
@@ -362,7 +363,12 @@ fn quantized_models_compute_with_their_decoded_weights() {
     let tokens = Golden::open("models/full/golden.safetensors").ids("tokens");
     let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
     let logits = |dir: &Path, format| {
-        let options = EngineOptions { weights: by_name(format), model: options(), skip_self_test: true };
+        let options = EngineOptions {
+            weights: by_name(format),
+            model: options(),
+            skip_self_test: true,
+            tune: Tune::Never,
+        };
         let source = ModelSource::Folder(dir.into());
         let engine = block_on(Engine::load(gpu.clone(), &source, &options, &mut |_, _| {}));
         block_on(engine.unwrap().logits(&tokens, false)).unwrap().0
@@ -382,7 +388,8 @@ fn synthetic_models_need_no_file() {
     let gpu =
         Arc::new(block_on(Gpu::open(&GpuOptions { floor_limits: true, ..Default::default() })).unwrap());
     let source: ModelSource = "synthetic:tiny".parse().unwrap();
-    let options = EngineOptions { weights: by_name("q4_0"), model: options(), skip_self_test: true };
+    let options =
+        EngineOptions { weights: by_name("q4_0"), model: options(), skip_self_test: true, tune: Tune::Never };
     let engine = block_on(Engine::load(gpu, &source, &options, &mut |_, _| {})).unwrap();
     let mut session = engine.session();
     session.feed(&[1]);

@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 
 use mistral_wgpu::{
     gpu::{AdapterDescription, Capability, Gpu, GpuOptions, list_adapters},
-    ops::{AttentionShape, KvFormat, SelfTestRow, SelfTestShapes, self_test},
+    ops::{AttentionShape, KvFormat, SelfTestRow, SelfTestShapes, TuneRow, kept_tuning, self_test},
     quant::FORMATS,
 };
 use pollster::block_on;
@@ -22,16 +22,21 @@ Examples:
   mistral devices
   mistral devices --json
   mistral devices --self-test
+  mistral devices --tuning
   mistral generate --gpu 1 'Once upon a time'
   mistral generate --gpu radeon --disable f16 'Once upon a time'
 
 JSON is an array of objects: `index`, `name`, `backend`, `kind` (`discrete`, `integrated`, `virtual`, `software` or `other`), \
 `driver`, `capabilities`, `limits` (`buffer`, `binding`, `workgroup_memory` in bytes; `invocations`, `workgroups`), \
-`memory` (`total`, `free` in bytes or null, `shared_with_host`), `subgroup_sizes`.")]
+`memory` (`total`, `free` in bytes or null, `shared_with_host`), `subgroup_sizes`. With --tuning, of objects: `case` \
+(operation and subject), `variant` (the fastest), `seconds` (pairs of a variant and its seconds for a token).")]
 pub struct Args {
     /// Run every kernel variant of the device on small random cases against the CPU, and print how far off it is
     #[arg(long)]
     self_test: bool,
+    /// Print which kernels were measured fastest on this device, for the models loaded so far
+    #[arg(long, conflicts_with = "self_test")]
+    tuning: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -39,6 +44,9 @@ pub struct Args {
 pub fn run(args: &Args, json: bool) -> Outcome {
     if args.self_test {
         return test(args, json);
+    }
+    if args.tuning {
+        return tuning(args, json);
     }
     let adapters = block_on(list_adapters());
     if adapters.is_empty() {
@@ -91,6 +99,30 @@ fn test(args: &Args, json: bool) -> Outcome {
     for SelfTestRow { variant, case, error, bound, ok } in rows {
         let verdict = if ok { "" } else { "  WRONG: not used" };
         writeln!(out, "{variant:28} {case:20} {error:9.1e} {bound:9.1e}{verdict}")?;
+    }
+    Ok(())
+}
+
+/// What was measured on one device.
+fn tuning(args: &Args, json: bool) -> Outcome {
+    let gpu = block_on(Gpu::open(&args.device.options()))?;
+    let rows = kept_tuning(&gpu, None);
+    if json {
+        return super::print(&json!(rows));
+    }
+    let mut out = stdout().lock();
+    writeln!(out, "{} ({})", gpu.description().name, gpu.description().driver)?;
+    if rows.is_empty() {
+        writeln!(out, "nothing measured yet: kernels are tried when a model is loaded")?;
+        return Ok(());
+    }
+    writeln!(out, "{:45} {:16} microseconds a token", "operation, subject", "fastest")?;
+    for TuneRow { case, variant, seconds } in rows {
+        let times = seconds.iter().map(|(name, seconds)| match *seconds {
+            f64::MAX => format!("{name} failed"),
+            seconds => format!("{name} {:.1}", seconds * 1e6),
+        });
+        writeln!(out, "{case:45} {variant:16} {}", times.collect::<Vec<_>>().join(", "))?;
     }
     Ok(())
 }

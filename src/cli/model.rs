@@ -8,8 +8,8 @@ use mistral_wgpu::{
     Error, ErrorKind, Result,
     generate::{Engine, EngineOptions, ModelSource},
     gpu::Gpu,
-    model::{ModelConfig, ModelOptions},
-    ops::{KvFormat, PAGE},
+    model::{ModelConfig, ModelOptions, Stage},
+    ops::{KvFormat, PAGE, Tune},
     quant::{FORMATS, Format, by_name},
     text::Tokenizer,
 };
@@ -48,6 +48,12 @@ pub struct ModelArgs {
     /// Trust the device's kernels instead of trying them once against the CPU.
     #[arg(long)]
     pub no_self_test: bool,
+    /// Take the first kernel that runs instead of the one that was measured fastest on this device.
+    #[arg(long)]
+    pub no_tune: bool,
+    /// Measure anew which kernels are the fastest on this device.
+    #[arg(long, conflicts_with = "no_tune")]
+    pub retune: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -147,18 +153,30 @@ impl ModelArgs {
             weights: self.weights,
             model: self.model_options(&config),
             skip_self_test: self.no_self_test,
+            tune: match (self.no_tune, self.retune) {
+                (true, _) => Tune::Never,
+                (_, true) => Tune::Again,
+                _ => Tune::Once,
+            },
         };
         adjust(&config, &mut options);
         let gpu = Arc::new(block_on(Gpu::open(&self.device.options()))?);
         tracing::info!(device = gpu.description().name, capabilities = %gpu.capabilities(), "opened");
-        let bar = ProgressBar::new(0).with_message("loading").with_style(
-            ProgressStyle::with_template(
-                "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
-            )
-            .expect("a valid template"),
-        );
-        let engine = block_on(Engine::load(gpu, source, &options, &mut |done, total| {
-            bar.set_length(total);
+        let style = |template| ProgressStyle::with_template(template).expect("a valid template");
+        let tuning = style("trying kernels {wide_bar} {pos}/{len}");
+        let loading = style("loading {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}");
+        let bar = ProgressBar::new(0);
+        let mut shown = None;
+        let engine = block_on(Engine::load(gpu, source, &options, &mut |stage, done| {
+            if shown != Some(stage) {
+                let (style, total) = match stage {
+                    Stage::Tuning(operations) => (&tuning, operations),
+                    Stage::Weights(bytes) => (&loading, bytes),
+                };
+                bar.set_style(style.clone());
+                bar.set_length(total);
+                shown = Some(stage);
+            }
             bar.set_position(done);
         }));
         bar.finish_and_clear();

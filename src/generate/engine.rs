@@ -14,10 +14,10 @@ use crate::{
     checkpoint::{Checkpoint, DType},
     gpu::Gpu,
     model::{
-        Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig, ModelOptions, Progress, Sequence,
-        Weights, attention_shape, check,
+        Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig, ModelOptions, Progress, Sequence, Stage,
+        Weights, attention_shape, check, tune_shapes,
     },
-    ops::{SelfTestShapes, ensure_self_test},
+    ops::{SelfTestShapes, Tune, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
     text::{ChatTemplate, Tokenizer},
 };
@@ -76,6 +76,8 @@ pub struct EngineOptions {
     pub model: ModelOptions,
     /// Trust every kernel on this device, instead of trying them at the first load of such a model.
     pub skip_self_test: bool,
+    /// Whether kernels are chosen by measurement.
+    pub tune: Tune,
 }
 
 /// The checkpoint's own type, `q8_0` and `q4_0`: the formats to choose from, the most exact first.
@@ -141,7 +143,7 @@ impl State {
 }
 
 impl Engine {
-    /// Loads a model, after a self-test of the kernels that it will use; `progress` is told the bytes read so far and in all.
+    /// Loads a model, after a self-test of the kernels that it will use and a measurement of which are the fastest.
     ///
     /// # Errors
     /// Of every file that is missing or wrong; [`ErrorKind::OutOfMemory`] when the model does not fit, which
@@ -190,6 +192,10 @@ impl Engine {
         if !options.skip_self_test {
             ensure_self_test(&gpu, &SelfTestShapes { weights: format, attention }, None).await?;
         }
+        let shapes = tune_shapes(&config, &options.model, format);
+        ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
+            progress(Stage::Tuning(total), done);
+        })?;
         let loaded = State::load(&gpu, checkpoint.as_ref(), &config, format, &options.model, progress);
         let state = loaded.map_err(|error| match error.kind() {
             // Less than was thought, or than could be known.

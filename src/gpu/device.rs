@@ -150,6 +150,7 @@ pub struct Gpu {
     pub(super) staging: Arc<Mutex<Vec<Buffer>>>,
     pace: Arc<Mutex<Pace>>,
     rejected: Arc<Mutex<HashSet<String>>>,
+    preferred: Arc<Mutex<HashMap<String, String>>>,
     faults: Arc<Mutex<Faults>>,
     shaders: Arc<HashMap<String, String>>,
     description: AdapterDescription,
@@ -228,6 +229,7 @@ impl Gpu {
             pace: Arc::new(Mutex::new(Pace::new(options.submission_seconds.unwrap_or(0.1)))),
             counters: Arc::default(),
             rejected: Arc::default(),
+            preferred: Arc::default(),
             faults,
             shaders: Arc::new(options.shaders.clone()),
             description,
@@ -266,6 +268,16 @@ impl Gpu {
         self.rejected().contains(name)
     }
 
+    /// Makes `variant` the choice for `case` (`operation, subject`), wherever it can run.
+    pub fn prefer(&self, case: String, variant: String) {
+        self.preferences().insert(case, variant);
+    }
+
+    /// What [`Gpu::prefer`] was last told of `case`.
+    pub fn preferred(&self, case: &str) -> Option<String> {
+        self.preferences().get(case).cloned()
+    }
+
     /// Another handle to the device, whose further rejections do not concern this one.
     pub fn with_own_rejections(&self) -> Self {
         let rejected = Arc::new(Mutex::new(self.rejected().clone()));
@@ -274,6 +286,10 @@ impl Gpu {
 
     fn rejected(&self) -> MutexGuard<'_, HashSet<String>> {
         self.rejected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn preferences(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.preferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Names what the host does next, for the message of an error that the device raises.

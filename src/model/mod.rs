@@ -11,6 +11,7 @@ mod kv_cache;
 mod synthetic;
 mod tensors;
 mod transformer;
+mod tune;
 mod weights;
 
 pub use batch::{Chunk, FEW_ROWS, LogitRows};
@@ -22,4 +23,5 @@ pub use kv_cache::{KvCache, Sequence, attention_shape};
 pub use synthetic::{SYNTHETIC, Synthetic};
 pub use tensors::{check, expected_tensors};
 pub use transformer::{Model, ModelOptions};
-pub use weights::{Layer, Progress, Rows, Weights};
+pub use tune::tune_shapes;
+pub use weights::{Layer, Progress, Rows, Stage, Weights};

@@ -39,8 +39,17 @@ pub struct Weights {
     lm_head: Option<Weight>,
 }
 
-/// Told the bytes of the checkpoint read so far, and in all.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+/// What loading a model is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Trying kernel variants, for so many operations.
+    Tuning(u64),
+    /// Reading a checkpoint of so many bytes.
+    Weights(u64),
+}
+
+/// Told how much of a stage is done.
+pub type Progress<'a> = &'a mut dyn FnMut(Stage, u64);
 
 /// Values converted at once: 16 MiB of `f32`.
 const STAGING_VALUES: usize = 4 << 20;
@@ -256,7 +265,7 @@ impl Loader<'_> {
             self.checkpoint.release(tensor.name);
         }
         self.done += read as u64;
-        (self.progress)(self.done, self.total);
+        (self.progress)(Stage::Weights(self.total), self.done);
         self.unflushed += written as u64;
         if self.unflushed > STAGING_BYTES {
             self.unflushed = 0;

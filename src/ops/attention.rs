@@ -136,8 +136,8 @@ impl Attention<'_> {
             self.single_items.len() == self.segments.len() && self.tiled_items.len() == self.segments.len(),
             "one buffer of items per segment"
         );
-        let (_, single) = ATTENTION_SINGLE.choose(gpu, &self.shape)?;
-        let (_, tiled) = ATTENTION_TILED.choose(gpu, &self.shape)?;
+        let (_, single) = ATTENTION_SINGLE.choose_for(gpu, &self.shape, self.shape)?;
+        let (_, tiled) = ATTENTION_TILED.choose_for(gpu, &self.shape, self.shape)?;
         let (_, combine) = ATTENTION_COMBINE.choose(gpu, &self.shape)?;
         let params = gpu.uniform(&AttentionParams {
             stride: self.q.stride(),

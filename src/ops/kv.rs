@@ -82,6 +82,13 @@ pub struct AttentionShape {
     pub kv: KvFormat,
 }
 
+impl std::fmt::Display for AttentionShape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { heads, kv_heads, head_dim, kv } = self;
+        write!(f, "{heads} heads over {kv_heads} of {head_dim}, {}", kv.name())
+    }
+}
+
 impl AttentionShape {
     /// Query heads per KV head.
     pub fn group(&self) -> u32 {

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, Kernel, KernelKey, Recording, Step},
+    quant::Format,
     tensor::{Q8Tensor, Tensor},
     uniform,
 };
@@ -45,6 +46,17 @@ struct Choice {
     mat_vec: Option<(&'static Variant<MatVecShape>, MatVecShape)>,
 }
 
+/// What the speed of a product depends on, as [`Operation::choose_for`](super::Operation::choose_for) wants it. The same for 1 to
+/// 8 rows: one variant serves them all, or a row's bits would depend on how many others there are.
+pub(super) fn subject(format: &Format, outputs: u32, inputs: u32, rows: RowCount) -> String {
+    let matrix = format!("{} {outputs}x{inputs}", format.name);
+    match rows {
+        RowCount::Few(_) => matrix,
+        RowCount::Many { most: u32::MAX, .. } => matrix + ", many rows",
+        RowCount::Many { most, .. } => format!("{matrix}, {most} rows"),
+    }
+}
+
 /// Kernels that multiply integers read their activations as such.
 fn reads_q8(key: &KernelKey) -> bool {
     key.needs.contains(&Capability::Integer)
@@ -62,16 +74,17 @@ impl Matmul<'_> {
 
     fn choose(&self, gpu: &Gpu) -> Result<Choice> {
         let format = self.weight.format;
+        let subject = subject(format, self.weight.rows, self.weight.cols, self.rows);
         match self.rows {
             RowCount::Few(cols) => {
                 assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
                 let shape = MatVecShape { format, cols, q8: self.x_q8.is_some() };
-                let (variant, kernel) = MAT_VEC.choose(gpu, &shape)?;
+                let (variant, kernel) = MAT_VEC.choose_for(gpu, &shape, subject)?;
                 Ok(Choice { key: (variant.key)(&shape), kernel, mat_vec: Some((variant, shape)) })
             }
             RowCount::Many { most, .. } => {
                 let shape = MatMatShape { format, q8: self.x_q8.is_some(), most };
-                let (variant, kernel) = MAT_MAT.choose(gpu, &shape)?;
+                let (variant, kernel) = MAT_MAT.choose_for(gpu, &shape, subject)?;
                 Ok(Choice { key: (variant.key)(&shape), kernel, mat_vec: None })
             }
         }

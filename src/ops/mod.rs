@@ -17,6 +17,7 @@ mod sample;
 mod self_test;
 mod swiglu;
 mod top_k;
+mod tune;
 mod variant;
 mod weight;
 
@@ -36,5 +37,6 @@ pub use sample::{BEYOND, SAMPLE, Sample, SampleRow};
 pub use self_test::{SelfTestRow, SelfTestShapes, ensure_self_test, self_test};
 pub use swiglu::{SWIGLU, Swiglu};
 pub use top_k::{Candidates, MAX_K, TOP_K, TopK, TopKHeader, TopKRecord, TopKRow};
+pub use tune::{Tune, TuneMatrix, TuneRow, TuneShapes, ensure_tuned, kept_tuning};
 pub use variant::{Operation, Variant, compositions};
 pub use weight::{FILL, Weight, WeightPart};

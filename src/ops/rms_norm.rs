@@ -68,7 +68,7 @@ impl RmsNorm<'_> {
         let cols = self.x.cols;
         assert!(self.y.cols == cols && self.delta.is_none_or(|delta| delta.cols == cols), "shapes differ");
         let shape = RmsNormShape { residual: self.delta.is_some(), gather: self.row_ids.is_some() };
-        let (_, kernel) = RMS_NORM.choose(gpu, &shape)?;
+        let (_, kernel) = RMS_NORM.choose_for(gpu, &shape, cols)?;
         let params = gpu.uniform(&RmsNormParams { cols, stride: self.x.stride(), eps: self.eps })?;
         let mut bindings =
             vec![("params", &params), ("x", &self.x.buffer), ("weight", self.weight), ("y", &self.y.buffer)];

@@ -139,7 +139,7 @@ impl TopK<'_> {
         let Tensor { rows, cols, .. } = *self.logits;
         let fits = |buffer: &Buffer, each: usize| buffer.size() >= u64::from(rows) * each as u64;
         assert!(fits(self.rows, size_of::<TopKRow>()) && fits(self.records, size_of::<TopKRecord>()));
-        let (_, kernel) = TOP_K.choose(gpu, &())?;
+        let (_, kernel) = TOP_K.choose_for(gpu, &(), cols)?;
         let params = gpu.uniform(&TopKParams { cols, stride: self.logits.stride() })?;
         let bindings = [
             ("params", &params),

@@ -1,6 +1,6 @@
 //! Tables of kernel variants and the choice among them.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use crate::{
     Error, ErrorKind, Result,
@@ -49,12 +49,43 @@ impl<S> Operation<S> {
         gpu
     }
 
-    /// The best variant's kernel.
+    /// The kernel of the first runnable variant of the table.
     ///
     /// # Errors
     /// [`ErrorKind::Device`] when every variant was rejected; as [`Gpu::kernel`].
     pub fn choose(&self, gpu: &Gpu, shape: &S) -> Result<(&'static Variant<S>, Arc<Kernel>)> {
-        let variant = self.runnable(gpu, shape).next().ok_or_else(|| {
+        self.kernel(gpu, shape, None)
+    }
+
+    /// The kernel of the variant that was measured fastest for `subject`, whose text names all sizes that
+    /// speed depends on and nothing that the result's bits may not depend on; without a measurement, or where that variant
+    /// cannot run, of the first runnable one.
+    ///
+    /// # Errors
+    /// As [`Operation::choose`].
+    pub fn choose_for(
+        &self,
+        gpu: &Gpu,
+        shape: &S,
+        subject: impl Display,
+    ) -> Result<(&'static Variant<S>, Arc<Kernel>)> {
+        self.kernel(gpu, shape, gpu.preferred(&self.case(subject)))
+    }
+
+    /// What [`Gpu::prefer`] knows a subject of this operation by.
+    pub(super) fn case(&self, subject: impl Display) -> String {
+        format!("{}, {subject}", self.name)
+    }
+
+    fn kernel(
+        &self,
+        gpu: &Gpu,
+        shape: &S,
+        preferred: Option<String>,
+    ) -> Result<(&'static Variant<S>, Arc<Kernel>)> {
+        let preferred =
+            preferred.and_then(|name| self.runnable(gpu, shape).find(|variant| variant.name == name));
+        let variant = preferred.or_else(|| self.runnable(gpu, shape).next()).ok_or_else(|| {
             Error::new(ErrorKind::Device, self.name, "no kernel variant gives right results on this device")
         })?;
         Ok((variant, gpu.kernel(&(variant.key)(shape))?))

@@ -3,7 +3,6 @@
 //! for the next best.
 
 mod attention;
-mod kept;
 mod linear;
 mod logits;
 mod pointwise;
@@ -11,7 +10,11 @@ mod pointwise;
 use std::{fmt::Display, path::Path};
 
 use super::{AttentionShape, Operation, Variant};
-use crate::{ErrorKind, Result, gpu::Gpu, quant::Format};
+use crate::{
+    ErrorKind, Result,
+    gpu::{Gpu, Kept},
+    quant::Format,
+};
 
 /// What a model's kernels are specialised by.
 #[derive(Debug, Clone, Copy)]
@@ -72,10 +75,12 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
 /// # Errors
 /// As [`self_test`].
 pub async fn ensure_self_test(gpu: &Gpu, shapes: &SelfTestShapes, cache_dir: Option<&Path>) -> Result<()> {
-    let kept = kept::Kept::new(gpu, shapes, cache_dir);
-    match kept.read() {
+    let subject = format!("{}, {:?}", shapes.weights.name, shapes.attention);
+    let kept = Kept::new(gpu, "self-test", &subject, cache_dir);
+    let known: Option<Vec<SelfTestRow>> = kept.read().and_then(|rows| serde_json::from_slice(&rows).ok());
+    match known.filter(|rows| !rows.is_empty()) {
         Some(rows) => rows.into_iter().filter(|row| !row.ok).for_each(|row| reject(gpu, row)),
-        None => kept.write(&self_test(gpu, shapes).await?),
+        None => kept.write(&serde_json::to_vec_pretty(&self_test(gpu, shapes).await?).expect("plain rows")),
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Results of the self-test on disk.
+//! What was found out about a device, kept on disk for the next start.
 
 use std::{
     fs,
@@ -7,34 +7,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use super::{Gpu, SHADERS};
 
-use super::{SelfTestRow, SelfTestShapes};
-use crate::gpu::{Gpu, SHADERS};
-
-/// The file of one device, driver, version of the crate and model shape.
-pub(super) struct Kept {
+/// A file that holds for one adapter, driver, version of the crate and text of the shaders.
+///
+/// It begins with a line that names all of these; a file whose line says something else counts as
+/// absent, and is replaced by the next write.
+#[derive(Debug, Clone)]
+pub struct Kept {
     /// `None` where the system has no directory for it.
     path: Option<PathBuf>,
     identity: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct File {
-    /// All that the results depend on.
-    identity: String,
-    rows: Vec<SelfTestRow>,
-}
-
 impl Kept {
-    pub fn new(gpu: &Gpu, shapes: &SelfTestShapes, dir: Option<&Path>) -> Self {
+    /// The file about `subject` of `gpu`, of those that have `kind` in their name; in `dir`, or else
+    /// where the environment variable `MISTRAL_CACHE` says, or else in the user's cache directory.
+    pub fn new(gpu: &Gpu, kind: &str, subject: &str, dir: Option<&Path>) -> Self {
         let device = gpu.description();
         let mut sources = DefaultHasher::new();
         for (name, text) in SHADERS {
             gpu.shaders().get(*name).map_or(*text, String::as_str).hash(&mut sources);
         }
         let identity = format!(
-            "{} {}; {}, {}, {}; {}; {:?}; shaders {:x}; {}, {:?}",
+            "{} {}; {}, {}, {}; {}; {:?}; shaders {:x}; {kind} {subject}",
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
             device.name,
@@ -43,36 +39,36 @@ impl Kept {
             gpu.capabilities(),
             gpu.limits(),
             sources.finish(),
-            shapes.weights.name,
-            shapes.attention,
-        );
+        )
+        .replace(char::is_control, " ");
         let mut hasher = DefaultHasher::new();
         identity.hash(&mut hasher);
         let dir = dir.map(PathBuf::from).or_else(cache_dir);
-        let path = dir.map(|dir| dir.join(format!("self-test-{:016x}.json", hasher.finish())));
+        let path = dir.map(|dir| dir.join(format!("{kind}-{:016x}", hasher.finish())));
         Self { path, identity }
     }
 
-    /// The results, if they were kept and the file is whole.
-    pub fn read(&self) -> Option<Vec<SelfTestRow>> {
-        let file: File = serde_json::from_slice(&fs::read(self.path.as_ref()?).ok()?).ok()?;
-        (file.identity == self.identity && !file.rows.is_empty()).then_some(file.rows)
+    /// What was kept, if anything.
+    pub fn read(&self) -> Option<Vec<u8>> {
+        let mut bytes = fs::read(self.path.as_ref()?).ok()?;
+        let rest = bytes.strip_prefix(self.identity.as_bytes())?.strip_prefix(b"\n")?.len();
+        Some(bytes.split_off(bytes.len() - rest))
     }
 
-    pub fn write(&self, rows: &[SelfTestRow]) {
+    /// Keeps `contents`. What cannot be kept is found anew the next time.
+    pub fn write(&self, contents: &[u8]) {
         let Some(path) = &self.path else { return };
-        let file = File { identity: self.identity.clone(), rows: rows.to_vec() };
-        if let Err(error) = replace(path, &file) {
+        if let Err(error) = replace(path, &[self.identity.as_bytes(), b"\n", contents].concat()) {
             tracing::debug!("{}: {error}", path.display());
         }
     }
 }
 
 /// Writes a file of its own first, so that nobody ever reads half of one.
-fn replace(path: &Path, file: &File) -> io::Result<()> {
+fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     fs::create_dir_all(path.parent().unwrap_or(Path::new("")))?;
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&temporary, serde_json::to_vec_pretty(file)?)?;
+    fs::write(&temporary, contents)?;
     fs::rename(&temporary, path)
 }
 

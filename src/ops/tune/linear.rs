@@ -1,0 +1,137 @@
+//! Products with the matrices of a model.
+
+use super::{Contender, TuneMatrix, Tuner, Use};
+use crate::{
+    Result,
+    gpu::{Gpu, Recording},
+    ops::{
+        MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, Quantize, RowCount, Variant, Weight,
+        count, matmul::subject,
+    },
+    quant::Format,
+    tensor::{Q8Tensor, Tensor},
+};
+
+/// Copies of a matrix take so much at most: past the caches of any device.
+const COPIES_BYTES: u64 = 256 << 20;
+
+/// Weights of the slice that tells how much of the matrix there is time for.
+const PROBE_WEIGHTS: u32 = 1 << 20;
+
+/// How long one product, over all that it is tried with, should take at most.
+const PRODUCT_SECONDS: f64 = 20e-3;
+
+/// Slices end at whole tiles, whatever their size.
+const SLICE_ROWS: u32 = 256;
+
+/// Rows of activations that the matrix-vector kernels are tried with.
+const FEW: [u32; 2] = [1, 8];
+
+/// Rows of activations that the matrix-matrix kernels are tried with at most.
+const MANY: u32 = 128;
+
+pub fn mat_vec(tuner: &mut Tuner, format: &'static Format, matrix: &TuneMatrix) -> Result<()> {
+    let shapes = FEW.map(|cols| MatVecShape { format, cols, q8: true });
+    product(tuner, &MAT_VEC, &shapes, format, matrix, &FEW.map(|rows| (RowCount::Few(rows), rows)))
+}
+
+/// The matrix-matrix kernels for batches of at most `most` rows, one of [`RowCount::MANY`].
+pub fn mat_mat(tuner: &mut Tuner, format: &'static Format, matrix: &TuneMatrix, most: u32) -> Result<()> {
+    let rows = (RowCount::many(count::ROWS, most), most.min(MANY));
+    product(tuner, &MAT_MAT, &[MatMatShape { format, q8: true, most }], format, matrix, &[rows])
+}
+
+/// Some of a model's matrices, with activations for them, all zero.
+struct Layers {
+    weights: Vec<Weight>,
+    x: Tensor,
+    x_q8: Q8Tensor,
+    y: Tensor,
+}
+
+impl Layers {
+    fn new(gpu: &Gpu, format: &'static Format, matrix: TuneMatrix, rows: u32) -> Result<Self> {
+        let TuneMatrix { rows: outputs, cols: inputs, count } = matrix;
+        let weight = || Weight::allocate(gpu, "tuning", format, outputs, inputs);
+        Ok(Self {
+            weights: (0..count).map(|_| weight()).collect::<Result<_>>()?,
+            x: Tensor::zeros(gpu, "x", rows, inputs)?,
+            x_q8: Q8Tensor::zeros(gpu, "x", rows, inputs)?,
+            y: Tensor::zeros(gpu, "y", rows, outputs)?,
+        })
+    }
+
+    /// Calls `with` on the uses of these layers with each number of rows.
+    fn uses<T>(
+        &self,
+        gpu: &Gpu,
+        rows: &[(RowCount, u32)],
+        with: impl FnOnce(&[Use]) -> Result<T>,
+    ) -> Result<T> {
+        let recorder = |&(row_count, rows): &(RowCount, u32)| {
+            let counts = gpu.upload("counts", &[rows])?;
+            Ok(move |gpu: &Gpu, recording: &mut Recording, index: usize| {
+                let Self { weights, x, x_q8, y } = self;
+                let (weight, rows, label) = (&weights[index % weights.len()], row_count, "tuning");
+                let matmul = Matmul { weight, x, x_q8: Some(x_q8), y, rows, counts: &counts, label };
+                if matmul.reads_q8(gpu)? {
+                    Quantize { x, q8: x_q8, rows }.record(gpu, recording)?;
+                }
+                matmul.record(gpu, recording)
+            })
+        };
+        let recorders = rows.iter().map(recorder).collect::<Result<Vec<_>>>()?;
+        let uses: Vec<_> = recorders
+            .iter()
+            .zip(rows)
+            .map(|(record, (_, rows))| Use { record, counts: vec![(*rows).into()], tokens: f64::from(*rows) })
+            .collect();
+        with(&uses)
+    }
+}
+
+fn product<S>(
+    tuner: &mut Tuner,
+    operation: &Operation<S>,
+    shapes: &[S],
+    format: &'static Format,
+    matrix: &TuneMatrix,
+    rows: &[(RowCount, u32)],
+) -> Result<()> {
+    let subject = subject(format, matrix.rows, matrix.cols, rows[0].0);
+    let candidates = tuner.candidates(operation, shapes, &subject);
+    let Some(first) = candidates.first() else { return Ok(()) };
+    let gpu = tuner.gpu;
+    let slice = slice(gpu, operation, first, format, matrix, rows)?;
+    let most = rows.iter().map(|(_, rows)| *rows).max().unwrap_or(1);
+    let layers = Layers::new(gpu, format, slice, most)?;
+    layers.uses(gpu, rows, |uses| tuner.measure(operation, subject, candidates, uses))
+}
+
+/// As much of `matrix` as there is time for on this device, or as many of them as caches do not hold.
+fn slice<S>(
+    gpu: &Gpu,
+    operation: &Operation<S>,
+    variant: &Variant<S>,
+    format: &'static Format,
+    matrix: &TuneMatrix,
+    rows: &[(RowCount, u32)],
+) -> Result<TuneMatrix> {
+    let outputs = (PROBE_WEIGHTS / matrix.cols).next_multiple_of(SLICE_ROWS).min(matrix.rows);
+    let most = rows.iter().map(|(_, rows)| *rows).max().unwrap_or(1);
+    let probe = Layers::new(gpu, format, TuneMatrix { rows: outputs, count: 1, ..*matrix }, most)?;
+    let only = operation.only(gpu, variant);
+    let mut steps = vec![0; rows.len()];
+    let mut contender = Contender::new(variant.name, rows.len());
+    probe.uses(gpu, rows, |uses| {
+        contender.first_run(&only, uses, &mut steps, f64::INFINITY)?;
+        contender.run(gpu, uses, &steps)
+    })?;
+    let of_use = contender.seconds.iter().zip(rows).map(|(seconds, (_, rows))| seconds * f64::from(*rows));
+    let seconds = of_use.sum::<f64>();
+    let affordable = (f64::from(outputs) * PRODUCT_SECONDS / seconds) as u32 / SLICE_ROWS * SLICE_ROWS;
+    let rows = affordable.clamp(outputs, matrix.rows);
+    let (codes, scales) = format.plane_bytes(rows as usize, matrix.cols as usize).unwrap_or((u64::MAX, 0));
+    let count = (COPIES_BYTES / codes.saturating_add(scales)).clamp(1, matrix.count.into()) as u32;
+    Ok(TuneMatrix { rows, count, ..*matrix })
+}

@@ -1,0 +1,162 @@
+//! Kernels are chosen by measurement, once, and the choice is kept.
+
+mod device;
+
+use std::{collections::HashMap, fs, path::Path};
+
+use device::GPU;
+use mistral_wgpu::{gpu::*, model::*, ops::*, quant::by_name};
+use pollster::block_on;
+
+const NORM: &str = "rms_norm, 64";
+
+/// What is quickly measured, even on a busy machine: one matrix of a tiny model.
+fn shapes() -> TuneShapes {
+    let config = ModelConfig::synthetic("tiny").unwrap();
+    let options = ModelOptions { context: 64, max_rows: 16, ..Default::default() };
+    let mut shapes = tune_shapes(&config, &options, by_name("q8_0").unwrap());
+    shapes.matrices.truncate(1);
+    shapes
+}
+
+fn open() -> Gpu {
+    block_on(Gpu::open(&GpuOptions::default())).unwrap()
+}
+
+/// A device on which some variants of the norm take about a thousand times as long.
+fn slow(condition: &str) -> Gpu {
+    let (_, text) = SHADERS.iter().find(|(name, _)| *name == "rms_norm").unwrap();
+    let place = "    var square_sum = 0.0;\n";
+    assert!(text.contains(place));
+    let waste = format!(
+        "{place}    {condition} {{
+            var waste = 0.0;
+            for (var i = 0u; i < 200000u; i++) {{ waste = fma(waste, 0.5, f32(i)); }}
+            square_sum = waste * 1e-30;
+        }}\n"
+    );
+    let shaders = HashMap::from([("rms_norm".to_owned(), text.replace(place, &waste))]);
+    block_on(Gpu::open(&GpuOptions { shaders, ..Default::default() })).unwrap()
+}
+
+fn tune(gpu: &Gpu, tune: Tune, dir: &Path) -> Vec<TuneRow> {
+    ensure_tuned(gpu, &shapes(), tune, Some(dir), &mut |_, _| {}).unwrap();
+    kept_tuning(gpu, Some(dir))
+}
+
+/// The norm that `gpu` uses in a model of 64 columns.
+fn norm(gpu: &Gpu) -> &'static str {
+    RMS_NORM.choose_for(gpu, &RmsNormShape { residual: false, gather: true }, 64).unwrap().0.name
+}
+
+#[test]
+fn the_fastest_is_chosen() {
+    if !GPU.capabilities().has(&[Capability::Subgroup]) {
+        return eprintln!("skipped: there is nothing to choose without subgroups");
+    }
+    for (slow_one, fast_one) in [("@if(subgroup)", "baseline"), ("@if(!subgroup)", "subgroup")] {
+        let dir = tempfile::tempdir().unwrap();
+        let gpu = slow(slow_one);
+        assert_eq!(norm(&gpu), "subgroup", "the first of the table");
+        let rows = tune(&gpu, Tune::Once, dir.path());
+        assert_eq!(norm(&gpu), fast_one);
+        let row = rows.iter().find(|row| row.case == NORM).unwrap();
+        let of = |name: &str| row.seconds.iter().find(|(variant, _)| variant == name).unwrap().1;
+        assert!(row.variant == fast_one && row.seconds.len() == 2, "{row:?}");
+        assert!(
+            row.seconds.iter().all(|(name, seconds)| *seconds >= of(fast_one) && !name.is_empty()),
+            "{row:?}"
+        );
+        // What is wrong stays out, fast or not.
+        gpu.reject(format!("rms_norm/{fast_one}"));
+        assert_ne!(norm(&gpu), fast_one);
+    }
+}
+
+#[test]
+fn every_choice_of_a_model_is_measured_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut told = Vec::new();
+    ensure_tuned(&open(), &shapes(), Tune::Once, Some(dir.path()), &mut |done, total| {
+        told.push((done, total))
+    })
+    .unwrap();
+    assert!(
+        told.windows(2).all(|two| two[0].0 < two[1].0) && told.iter().all(|(done, total)| done < total),
+        "{told:?}"
+    );
+    // What there was no time for on a busy machine is measured at the next load.
+    let measures = || {
+        let gpu = open();
+        tune(&gpu, Tune::Once, dir.path());
+        gpu.submissions() > 0
+    };
+    assert!((0..10).any(|_| !measures()), "ever more to measure");
+    let rows = kept_tuning(&GPU, Some(dir.path()));
+    for case in ["mat_vec, q8_0 128x64", "mat_mat, q8_0 128x64, many rows"] {
+        assert_eq!(rows.iter().filter(|row| row.case == case).count(), 1, "{case} in {rows:?}");
+    }
+    for row in &rows {
+        assert!(row.seconds.len() > 1 && row.seconds.iter().any(|(name, _)| *name == row.variant), "{row:?}");
+        assert!(row.seconds.iter().all(|(_, seconds)| *seconds > 0.0), "{row:?}");
+    }
+    let gpu = open();
+    assert_eq!(tune(&gpu, Tune::Once, dir.path()), rows);
+    assert_eq!(gpu.submissions(), 0, "known");
+    assert!(rows.iter().all(|row| gpu.preferred(&row.case).as_ref() == Some(&row.variant)));
+}
+
+#[test]
+fn what_is_kept_is_believed_and_what_is_damaged_is_not() {
+    if !GPU.capabilities().has(&[Capability::Subgroup]) {
+        return eprintln!("skipped: there is nothing to choose without subgroups");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let rows = tune(&open(), Tune::Once, dir.path());
+    let path = dir.path().read_dir().unwrap().next().unwrap().unwrap().path();
+    let text = fs::read_to_string(&path).unwrap();
+    let other = if rows.iter().find(|row| row.case == NORM).unwrap().variant == "baseline" {
+        "subgroup"
+    } else {
+        "baseline"
+    };
+    let (before, after) = text.split_at(text.find(NORM).unwrap());
+    let at = after.find("\"variant\": \"").unwrap() + "\"variant\": \"".len();
+    let end = at + after[at..].find('"').unwrap();
+    let changed = format!("{before}{}{other}{}", &after[..at], &after[end..]);
+    let measures = |contents: &str, mode: Tune| {
+        fs::write(&path, contents).unwrap();
+        let gpu = open();
+        tune(&gpu, mode, dir.path());
+        (gpu.submissions() > 0, norm(&gpu))
+    };
+    assert_eq!(measures(&changed, Tune::Once), (false, other), "believed");
+    assert_eq!(measures(&changed, Tune::Never), (false, "subgroup"), "the first of the table");
+    assert_eq!(fs::read_to_string(&path).unwrap(), changed, "left alone");
+    assert!(
+        measures(&changed, Tune::Again).0 && fs::read_to_string(&path).unwrap() != changed,
+        "measured anew"
+    );
+    let foreign = changed.replacen(GPU.description().driver.as_str(), "another driver", 1);
+    for damaged in [&changed[..changed.len() / 2], "", "{}", &foreign] {
+        assert!(measures(damaged, Tune::Once).0, "measured anew");
+        assert_eq!(kept_tuning(&GPU, Some(dir.path())).len(), rows.len(), "replaced");
+    }
+}
+
+#[test]
+fn a_model_is_measured_in_its_true_shapes() {
+    let config = ModelConfig::synthetic("mistral-7b").unwrap();
+    let shapes = tune_shapes(&config, &ModelOptions::default(), by_name("q4_0").unwrap());
+    let matrix = |(rows, cols, count)| TuneMatrix { rows, cols, count };
+    // q, k and v; o; gate and up; down; the output projection.
+    let expected =
+        [(6144, 4096, 32), (4096, 4096, 32), (28672, 4096, 32), (4096, 14336, 32), (32000, 4096, 1)];
+    assert_eq!(shapes.matrices, expected.map(matrix));
+    assert_eq!((shapes.keys, shapes.hidden, shapes.vocab), (1024, 4096, 32000));
+    // 128 rows for q, k and v together, as many as the vocabulary has.
+    let tiny = ModelConfig::synthetic("tiny").unwrap();
+    let shapes = tune_shapes(&tiny, &ModelOptions::default(), by_name("q4_0").unwrap());
+    assert_eq!(shapes.matrices, [(128, 64, 3), (64, 64, 2), (320, 64, 2), (64, 160, 2)].map(matrix));
+    assert_eq!(shapes.keys, 32, "the window");
+}
