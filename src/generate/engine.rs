@@ -132,11 +132,12 @@ impl State {
         options: &ModelOptions,
         progress: Progress<'_>,
     ) -> Result<Self> {
-        let weights = match checkpoint {
-            None => Weights::random(gpu, config, format, 0)?,
-            Some(checkpoint) => Weights::load(gpu, checkpoint, config, format, progress)?,
-        };
-        let model = Model::new(gpu, config.clone(), weights, *options)?;
+        let weights = Weights::allocate(gpu, config, format)?;
+        let mut model = Model::new(gpu, config.clone(), weights, *options)?;
+        model.fill(gpu, |weights| match checkpoint {
+            None => weights.fill_random(gpu, 0),
+            Some(checkpoint) => weights.fill(gpu, checkpoint, config, progress),
+        })?;
         let sampling = Sampling::new(gpu, &model)?;
         Ok(Self { model, sampling })
     }
@@ -189,6 +190,7 @@ impl Engine {
             let found = tokenizer.vocab_size() - 1;
             return Err(Error::expected(ErrorKind::Tokenizer, "tokenizer.json", expected, found));
         }
+        gpu.load_pipelines(None)?;
         if !options.skip_self_test {
             ensure_self_test(&gpu, &SelfTestShapes { weights: format, attention }, None).await?;
         }
@@ -205,6 +207,7 @@ impl Engine {
             }
             _ => error,
         })?;
+        gpu.keep_pipelines();
         Ok(Arc::new(Self {
             gpu,
             config,

@@ -20,6 +20,8 @@ pub enum Capability {
     /// Products of integers: activations in blocks of 8-bit codes, multiplied four at a time
     /// (`dot4I8Packed`, which every device has, if not in hardware).
     Integer,
+    /// The driver's compiled pipelines, kept on disk.
+    PipelineCache,
 }
 
 struct Row {
@@ -31,7 +33,7 @@ struct Row {
 const COOPERATIVE_MATRIX: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-const CAPABILITIES: [Row; 7] = [
+const CAPABILITIES: [Row; 8] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
     Row {
@@ -47,6 +49,11 @@ const CAPABILITIES: [Row; 7] = [
     Row { capability: Capability::Timestamp, name: "timestamp", features: wgpu::Features::TIMESTAMP_QUERY },
     Row { capability: Capability::Unchecked, name: "unchecked", features: wgpu::Features::empty() },
     Row { capability: Capability::Integer, name: "integer", features: wgpu::Features::empty() },
+    Row {
+        capability: Capability::PipelineCache,
+        name: "pipeline_cache",
+        features: wgpu::Features::PIPELINE_CACHE,
+    },
 ];
 
 impl Capability {

@@ -2,18 +2,20 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::FutureExt;
 
 use super::{
-    Buffer, Capabilities, Capability, Counters, Kernel, KernelKey,
+    Buffer, Capabilities, Capability, Counters, KernelKey,
     budget::Budget,
+    kernel::Slot,
     memory,
     memory::DeviceMemory,
     pace::{Pace, Submission},
+    pipelines::Pipelines,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -143,7 +145,8 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     pub(super) adapter: wgpu::Adapter,
     pub(super) budget: Arc<Budget>,
-    pub(super) kernels: Arc<Mutex<HashMap<KernelKey, Arc<Kernel>>>>,
+    pub(super) kernels: Arc<Mutex<HashMap<KernelKey, Slot>>>,
+    pub(super) pipelines: Arc<OnceLock<Pipelines>>,
     pub(super) uniforms: Arc<Mutex<HashMap<Vec<u8>, Buffer>>>,
     pub(super) counters: Arc<Mutex<Counters>>,
     /// Host memory that downloads go through, to be used again.
@@ -224,6 +227,7 @@ impl Gpu {
             adapter: adapter.clone(),
             budget: Budget::new(options.memory),
             kernels: Arc::default(),
+            pipelines: Arc::default(),
             uniforms: Arc::default(),
             staging: Arc::default(),
             pace: Arc::new(Mutex::new(Pace::new(options.submission_seconds.unwrap_or(0.1)))),

@@ -1,8 +1,8 @@
 //! Compiled compute shaders, cached by their key.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{BindingKind, Capability, Gpu, KernelKey, shader::compose_with};
+use super::{BindingKind, Capability, Gpu, KernelKey, pipelines::Pipelines, shader::compose_with};
 use crate::{Error, ErrorKind, Result};
 
 /// A buffer that a kernel expects.
@@ -25,6 +25,10 @@ pub struct Kernel {
     pub(super) bindings: Vec<Binding>,
 }
 
+/// Where the kernel of a key is, or will be: whoever compiles it holds the lock, so that others can
+/// compile other keys, and none compiles the same.
+pub(super) type Slot = Arc<Mutex<Option<Arc<Kernel>>>>;
+
 impl Gpu {
     /// The kernel of `key`, compiled at its first use.
     ///
@@ -32,13 +36,18 @@ impl Gpu {
     /// [`ErrorKind::Shader`] when it does not compose or the device lacks what it needs,
     /// [`ErrorKind::Device`] when the driver refuses it.
     pub fn kernel(&self, key: &KernelKey) -> Result<Arc<Kernel>> {
-        let cache = || self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = cache().get(key) {
-            return Ok(kernel.clone());
+        let slot = {
+            let mut slots = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+            match slots.get(key) {
+                Some(slot) => slot.clone(),
+                None => slots.entry(key.clone()).or_default().clone(),
+            }
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some(kernel) => Ok(kernel.clone()),
+            None => Ok(slot.insert(Arc::new(self.compile(key)?)).clone()),
         }
-        let kernel = Arc::new(self.compile(key)?);
-        cache().insert(key.clone(), kernel.clone());
-        Ok(kernel)
     }
 
     fn compile(&self, key: &KernelKey) -> Result<Kernel> {
@@ -103,7 +112,7 @@ impl Gpu {
                     zero_initialize_workgroup_memory: false,
                     ..Default::default()
                 },
-                cache: None,
+                cache: self.pipelines.get().map(Pipelines::cache),
             });
             (layout, pipeline)
         })?;

@@ -12,6 +12,7 @@ mod kept;
 mod kernel;
 mod memory;
 mod pace;
+mod pipelines;
 mod profile;
 mod recording;
 mod shader;

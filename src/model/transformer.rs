@@ -1,6 +1,10 @@
 //! The transformer: one forward pass for prefill, decoding and any mixture of both.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    panic::resume_unwind,
+    thread::{self, ScopedJoinHandle},
+};
 
 use super::{
     Chunk, FEW_ROWS, KvCache, ModelConfig, Sequence, Weights,
@@ -99,7 +103,7 @@ fn undo(chunks: &mut [Chunk]) {
 }
 
 impl Model {
-    /// Allocates everything but the weights, which are given.
+    /// Allocates everything but the weights, which are given, filled or not: see [`Model::fill`].
     ///
     /// # Errors
     /// As [`Gpu::allocate`].
@@ -114,6 +118,32 @@ impl Model {
         let sampled = gpu.allocate("sampled", 4 * 4 * u64::from(options.max_logit_rows))?;
         let recordings = HashMap::new();
         Ok(Self { config, options, logits, sampled, weights, cache, rope, activations, recordings })
+    }
+
+    /// Calls `fill` with the weights, and meanwhile, on other threads, records the usual passes, which
+    /// compiles the kernels that they use on this device.
+    ///
+    /// # Errors
+    /// As `fill`, and as [`Gpu::kernel`].
+    pub fn fill(&mut self, gpu: &Gpu, fill: impl FnOnce(&Weights) -> Result<()>) -> Result<()> {
+        let many = RowCount::many(count::ROWS, self.options.max_rows);
+        let (few, one) = (RowCount::Few(1), Some(RowCount::Few(1)));
+        // The first part of a long prompt, the last, and generation.
+        let usual = [(many, None), (many, one), (few, one)];
+        let usual = usual.map(|(rows, logit_rows)| RecordingKey { rows, logit_rows, hidden_states: false });
+        let model = &*self;
+        let recordings = thread::scope(|scope| {
+            let threads = usual.map(|key| scope.spawn(move || model.record(gpu, key)));
+            let filled = fill(&model.weights);
+            let join =
+                |thread: ScopedJoinHandle<_>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let recordings = threads.map(join);
+            filled.map(|()| recordings)
+        })?;
+        for (key, recording) in usual.into_iter().zip(recordings) {
+            self.recordings.insert(key, recording?);
+        }
+        Ok(())
     }
 
     /// A sequence without tokens.

@@ -58,13 +58,41 @@ const STAGING_VALUES: usize = 4 << 20;
 const STAGING_BYTES: u64 = 64 << 20;
 
 impl Weights {
-    /// Loads `checkpoint`, which [`check`](super::check) has accepted, encoding matrices as `format`.
-    ///
-    /// Host memory stays bounded: tensors are read from the mapped file in pieces of
-    /// some 16 MiB and given back to the system.
+    /// Room for a model, zeroed: [`fill`](Self::fill) or [`fill_random`](Self::fill_random) follows.
     ///
     /// # Errors
-    /// [`ErrorKind::Checkpoint`] for a weight that is not a finite number; as [`Gpu::allocate`].
+    /// As [`Weight::allocate`].
+    pub fn allocate(gpu: &Gpu, config: &ModelConfig, format: &'static Format) -> Result<Self> {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let heads = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let matrix = |label: &str, rows: usize, cols: usize| {
+            Weight::allocate(gpu, label, format, rows as u32, cols as u32)
+        };
+        let norm = || gpu.allocate("norm", 4 * hidden as u64);
+        let layer = |_| -> Result<Layer> {
+            Ok(Layer {
+                input_norm: norm()?,
+                qkv: matrix("qkv", heads + 2 * kv, hidden)?,
+                o: matrix("o", hidden, heads)?,
+                post_attention_norm: norm()?,
+                gate_up: matrix("gate_up", 2 * intermediate, hidden)?,
+                down: matrix("down", hidden, intermediate)?,
+            })
+        };
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?;
+        let embed_tokens = matrix("embed_tokens", config.vocab_size, hidden)?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(matrix("lm_head", config.vocab_size, hidden)?),
+        };
+        Ok(Self { embed_tokens, layers, norm: norm()?, lm_head })
+    }
+
+    /// The weights of `checkpoint`, which [`check`](super::check) has accepted, with matrices in `format`.
+    ///
+    /// # Errors
+    /// As [`Weights::allocate`] and [`Weights::fill`].
     pub fn load(
         gpu: &Gpu,
         checkpoint: &Checkpoint,
@@ -72,74 +100,75 @@ impl Weights {
         format: &'static Format,
         progress: Progress,
     ) -> Result<Self> {
+        let weights = Self::allocate(gpu, config, format)?;
+        weights.fill(gpu, checkpoint, config, progress)?;
+        Ok(weights)
+    }
+
+    /// Encodes and uploads `checkpoint`, which [`check`](super::check) has accepted.
+    ///
+    /// Host memory stays bounded: tensors are read from the mapped file in pieces of
+    /// some 16 MiB and given back to the system.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] for a weight that is not a finite number; as [`Gpu::flush`].
+    pub fn fill(
+        &self,
+        gpu: &Gpu,
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        progress: Progress,
+    ) -> Result<()> {
         let total = checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
-        let mut loader = Loader { gpu, checkpoint, format, progress, done: 0, total, unflushed: 0 };
+        let mut loader = Loader { gpu, checkpoint, progress, done: 0, total, unflushed: 0 };
         let qkv = Rows::qkv(config);
-        let mut layer = |index: usize| -> Result<Layer> {
+        for (index, layer) in self.layers.iter().enumerate() {
             let name = |suffix: &str| format!("model.layers.{index}.{suffix}.weight");
-            Ok(Layer {
-                input_norm: loader.vector(&name("input_layernorm"))?,
-                qkv: loader.matrix(
-                    "qkv",
-                    &["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj"))),
-                    qkv,
-                )?,
-                o: loader.matrix("o", &[name("self_attn.o_proj")], Rows::Same)?,
-                post_attention_norm: loader.vector(&name("post_attention_layernorm"))?,
-                gate_up: loader.matrix(
-                    "gate_up",
-                    &["gate", "up"].map(|part| name(&format!("mlp.{part}_proj"))),
-                    Rows::GateUp,
-                )?,
-                down: loader.matrix("down", &[name("mlp.down_proj")], Rows::Same)?,
-            })
-        };
-        let layers = (0..config.num_hidden_layers).map(&mut layer).collect::<Result<_>>()?;
-        let embed_tokens =
-            loader.matrix("embed_tokens", &["model.embed_tokens.weight".to_owned()], Rows::Same)?;
-        let norm = loader.vector("model.norm.weight")?;
-        let lm_head = match config.tie_word_embeddings {
-            true => None,
-            false => Some(loader.matrix("lm_head", &["lm_head.weight".to_owned()], Rows::Same)?),
-        };
-        gpu.flush()?;
-        Ok(Self { embed_tokens, layers, norm, lm_head })
+            let attention = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj")));
+            let gate_up = ["gate", "up"].map(|part| name(&format!("mlp.{part}_proj")));
+            loader.vector(&layer.input_norm, &name("input_layernorm"))?;
+            loader.matrix(&layer.qkv, &attention, qkv)?;
+            loader.matrix(&layer.o, &[name("self_attn.o_proj")], Rows::Same)?;
+            loader.vector(&layer.post_attention_norm, &name("post_attention_layernorm"))?;
+            loader.matrix(&layer.gate_up, &gate_up, Rows::GateUp)?;
+            loader.matrix(&layer.down, &[name("mlp.down_proj")], Rows::Same)?;
+        }
+        loader.matrix(&self.embed_tokens, &["model.embed_tokens.weight".to_owned()], Rows::Same)?;
+        loader.vector(&self.norm, "model.norm.weight")?;
+        if let Some(lm_head) = &self.lm_head {
+            loader.matrix(lm_head, &["lm_head.weight".to_owned()], Rows::Same)?;
+        }
+        gpu.flush()
     }
 
     /// Random weights made on the device, for benchmarks and memory checks at true size.
     ///
     /// # Errors
-    /// As [`Gpu::allocate`].
+    /// As [`Weights::allocate`] and [`Weights::fill_random`].
     pub fn random(gpu: &Gpu, config: &ModelConfig, format: &'static Format, seed: u32) -> Result<Self> {
-        let mut seed = seed;
-        let hidden = config.hidden_size;
-        let mut matrix = |label: &str, rows: usize, cols: usize| -> Result<Weight> {
-            let weight = Weight::allocate(gpu, label, format, rows as u32, cols as u32)?;
-            seed = seed.wrapping_add(1);
-            weight.fill_random(gpu, seed, 1.0 / (cols as f32).sqrt())?;
+        let weights = Self::allocate(gpu, config, format)?;
+        weights.fill_random(gpu, seed)?;
+        Ok(weights)
+    }
+
+    /// Makes random matrices on the device, and norms of ones.
+    ///
+    /// # Errors
+    /// As [`Weight::fill_random`].
+    pub fn fill_random(&self, gpu: &Gpu, seed: u32) -> Result<()> {
+        let matrices =
+            self.layers.iter().flat_map(|Layer { qkv, o, gate_up, down, .. }| [qkv, o, gate_up, down]);
+        for (seed, weight) in
+            (seed.wrapping_add(1)..).zip(matrices.chain([&self.embed_tokens]).chain(&self.lm_head))
+        {
+            weight.fill_random(gpu, seed, 1.0 / (weight.cols as f32).sqrt())?;
             gpu.flush()?;
-            Ok(weight)
-        };
-        let ones = || gpu.upload("norm", &vec![1.0f32; hidden]);
-        let heads = config.num_attention_heads * config.head_dim;
-        let kv = config.num_key_value_heads * config.head_dim;
-        let mut layer = |_| -> Result<Layer> {
-            Ok(Layer {
-                input_norm: ones()?,
-                qkv: matrix("qkv", heads + 2 * kv, hidden)?,
-                o: matrix("o", hidden, heads)?,
-                post_attention_norm: ones()?,
-                gate_up: matrix("gate_up", 2 * config.intermediate_size, hidden)?,
-                down: matrix("down", hidden, config.intermediate_size)?,
-            })
-        };
-        let layers = (0..config.num_hidden_layers).map(&mut layer).collect::<Result<_>>()?;
-        let embed_tokens = matrix("embed_tokens", config.vocab_size, hidden)?;
-        let lm_head = match config.tie_word_embeddings {
-            true => None,
-            false => Some(matrix("lm_head", config.vocab_size, hidden)?),
-        };
-        Ok(Self { embed_tokens, layers, norm: ones()?, lm_head })
+        }
+        let norms = self.layers.iter().flat_map(|layer| [&layer.input_norm, &layer.post_attention_norm]);
+        for norm in norms.chain([&self.norm]) {
+            gpu.write(norm, 0, &vec![1.0f32; norm.size() as usize / 4]);
+        }
+        Ok(())
     }
 
     /// The output projection, `[vocab, hidden]`.
@@ -211,7 +240,6 @@ impl Rows {
 struct Loader<'a> {
     gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
-    format: &'static Format,
     progress: Progress<'a>,
     done: u64,
     total: u64,
@@ -220,24 +248,24 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     /// A vector, as `f32`.
-    fn vector(&mut self, name: &str) -> Result<Buffer> {
+    fn vector(&mut self, buffer: &Buffer, name: &str) -> Result<()> {
         let tensor = self.checkpoint.tensor(name)?;
         let mut values = vec![0.0; tensor.elements()];
         tensor.to_f32(0, &mut values);
         check_finite(&tensor, &values)?;
-        self.advance(&[tensor], tensor.bytes.len(), 0)?;
-        self.gpu.upload(name, &values)
+        self.gpu.write(buffer, 0, &values);
+        self.advance(&[tensor], tensor.bytes.len(), 0)
     }
 
     /// The matrices of `names`, all of as many columns, as one.
-    fn matrix(&mut self, label: &str, names: &[String], order: Rows) -> Result<Weight> {
+    fn matrix(&mut self, weight: &Weight, names: &[String], order: Rows) -> Result<()> {
         let tensors = names.iter().map(|name| self.checkpoint.tensor(name)).collect::<Result<Vec<_>>>()?;
         let cols = tensors[0].shape[1];
         let rows: usize = tensors.iter().map(|tensor| tensor.shape[0]).sum();
-        let weight = Weight::allocate(self.gpu, label, self.format, rows as u32, cols as u32)?;
+        let format = weight.format;
         // An even number of rows, as `Weight::write_rows` wants them to begin.
         let step = (STAGING_VALUES / cols).max(2) & !1;
-        let blocks = self.format.blocks(cols);
+        let blocks = format.blocks(cols);
         let mut values = Vec::new();
         for first in (0..rows).step_by(step) {
             let count = step.min(rows - first);
@@ -249,14 +277,13 @@ impl Loader<'_> {
                 check_finite(&tensors[tensor], values)?;
                 read += cols * tensors[tensor].dtype.size();
             }
-            let mut codes = vec![0; count * blocks * self.format.code_words];
-            let mut scales = vec![0; count * blocks * self.format.scale_halves];
-            self.format.encode_rows(&values, cols, &mut codes, &mut scales);
+            let mut codes = vec![0; count * blocks * format.code_words];
+            let mut scales = vec![0; count * blocks * format.scale_halves];
+            format.encode_rows(&values, cols, &mut codes, &mut scales);
             weight.write_rows(self.gpu, first as u32, &codes, &scales);
             self.advance(&[], read, 4 * codes.len() + 2 * scales.len())?;
         }
-        self.advance(&tensors, 0, 0)?;
-        Ok(weight)
+        self.advance(&tensors, 0, 0)
     }
 
     /// Counts bytes read and bytes handed to the driver, and gives `finished` tensors back.
