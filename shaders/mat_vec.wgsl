@@ -1,23 +1,21 @@
 // y = x · weightᵀ for COLS rows of x. A workgroup computes ROWS outputs of each; its invocations share
-// out the blocks of a weight row and then add up their sums. With `whole_rows`, every invocation
-// computes ROWS outputs of each by itself. With `integer`, both factors are integer codes of a block, whose
-// products are summed exactly before they are scaled.
+// out the weight rows and then add up their sums. Neighbouring invocations read neighbouring quads, or blocks
+// with `integer`: then both factors are integer codes, whose products are summed exactly before they are scaled.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
-import package::generated::{COLS, MatmulParams, QUADS, ROWS, WORKGROUP};
+import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
+import package::mat_vec_output::{block_of, params, write};
 import package::quant::activations::{BlockScale, dot16};
 import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
 
-@group(0) @binding(2) var<uniform> params: MatmulParams;
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [COLS, blocks, 2]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [COLS, blocks]
 @else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [COLS, blocks * QUADS]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [COLS, y_stride]
 
-// Invocations that share a weight row.
-@if(whole_rows) const LANES = 1u;
-@else const LANES = WORKGROUP;
+// What an invocation takes of a block at once: all of it, or one of its quads.
+@if(integer) const PARTS = 1u;
+@else const PARTS = QUADS;
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, ROWS>;
@@ -39,31 +37,19 @@ fn main(
     invocation: Invocation,
     @if(subgroup) @builtin(subgroup_size) _size: u32, // see Invocation
 ) {
-    @if(whole_rows) let first = (workgroup.x * WORKGROUP + invocation.index) * ROWS;
-    @else let first = workgroup.x * ROWS;
-    @if(whole_rows) let lane = 0u;
-    @else let lane = invocation.index;
+    let first = workgroup.x * ROWS;
     var sums: Sums;
-    for (var block = lane; block < params.blocks; block += LANES) {
-        add_block(&sums, first, block);
+    for (var part = invocation.index; part < params.blocks * PARTS; part += WORKGROUP) {
+        add_part(&sums, first, part);
     }
-    @if(whole_rows) {
-        for (var row = 0u; row < ROWS; row++) {
-            for (var col = 0u; col < COLS; col++) {
-                write(first + row, col, sums[row][col]);
-            }
-        }
-    }
-    @else {
-        reduce(&sums, invocation);
-        if invocation.index < COLS * ROWS {
-            write(first + invocation.index / COLS, invocation.index % COLS, total(invocation));
-        }
+    reduce(&sums, invocation);
+    if invocation.index < COLS * ROWS {
+        write(first + invocation.index / COLS, invocation.index % COLS, total(invocation));
     }
 }
 
 @if(integer)
-fn add_block(sums: ptr<function, Sums>, first: u32, block: u32) {
+fn add_part(sums: ptr<function, Sums>, first: u32, block: u32) {
     var low: array<vec4u, COLS>; // the first half of a block
     var high: array<vec4u, COLS>;
     var scales: array<BlockScale, COLS>;
@@ -85,40 +71,22 @@ fn add_block(sums: ptr<function, Sums>, first: u32, block: u32) {
     }
 }
 
+// Quad 21 is quad 5 of block 2. A scale times a code is exact.
 @else
-fn add_block(sums: ptr<function, Sums>, first: u32, block: u32) {
-    var block_sums: Sums;
-    for (var j = 0u; j < QUADS; j++) {
-        var quads: array<vec4f, COLS>;
-        for (var col = 0u; col < COLS; col++) {
-            quads[col] = x[(col * params.blocks + block) * QUADS + j];
-        }
-        for (var row = 0u; row < ROWS; row++) {
-            let w = weight_quad(block_of(first + row, block), j);
-            for (var col = 0u; col < COLS; col++) {
-                let v = quads[col];
-                block_sums[row][col] =
-                    fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, block_sums[row][col]))));
-            }
-        }
+fn add_part(sums: ptr<function, Sums>, first: u32, quad: u32) {
+    var quads: array<vec4f, COLS>;
+    for (var col = 0u; col < COLS; col++) {
+        quads[col] = x[col * params.blocks * QUADS + quad];
     }
     for (var row = 0u; row < ROWS; row++) {
-        let scale = weight_scale(block_of(first + row, block));
+        let at = block_of(first + row, quad / QUADS);
+        let w = weight_scale(at) * weight_quad(at, quad % QUADS);
         for (var col = 0u; col < COLS; col++) {
-            (*sums)[row][col] = fma(scale, block_sums[row][col], (*sums)[row][col]);
+            let v = quads[col];
+            (*sums)[row][col] =
+                fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));
         }
     }
-}
-
-fn write(row: u32, col: u32, value: f32) {
-    if row < params.rows {
-        y[col * params.y_stride + params.first_row + row] = value;
-    }
-}
-
-// Number of a block in the weight. Rows past the end repeat the last one; nobody writes their outputs.
-fn block_of(row: u32, block: u32) -> u32 {
-    return min(row, params.rows - 1u) * params.blocks + block;
 }
 
 @if(subgroup)

@@ -92,18 +92,24 @@ const HALVES: &[&str] = &[
     "attention_tiled/baseline",
     "embedding/baseline",
     "mat_mat/baseline",
+    "mat_mat/registers",
+    "mat_mat/registers_integer",
     "mat_vec/baseline",
     "mat_vec/integer",
     "mat_vec/integer_subgroup",
     "mat_vec/rows",
+    "mat_vec/rows_integer",
     "mat_vec/subgroup",
 ];
 
-/// Variants that multiply integers.
-const INTEGERS: &[&str] = &["mat_vec/integer", "mat_vec/integer_subgroup"];
-
-/// Those and what makes the integers.
-const QUANTIZED: &[&str] = &["mat_vec/integer", "mat_vec/integer_subgroup", "quantize/baseline"];
+/// Variants that multiply integers, and what makes the integers.
+const QUANTIZED: &[&str] = &[
+    "mat_mat/registers_integer",
+    "mat_vec/integer",
+    "mat_vec/integer_subgroup",
+    "mat_vec/rows_integer",
+    "quantize/baseline",
+];
 
 /// Variants that compute attention.
 const ATTENTION: &[&str] = &[
@@ -145,8 +151,8 @@ fn faults_are_found() {
             &["mat_vec/integer_subgroup", "mat_vec/subgroup"],
         ),
         // Products of the fourth words, and a part of the correction for codes that are stored plus 8.
-        ("mat_vec", "+ dot4I8Packed(a.w, b.w)", "", INTEGERS),
-        ("quant/activations", "+ sums.w", "", INTEGERS),
+        ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", &QUANTIZED[..4]),
+        ("quant/activations", "+ sums.w", "", &QUANTIZED[..4]),
         ("quant/activations", "select(127.0 / largest", "select(100.0 / largest", QUANTIZED),
         ("swiglu", "/ (1.0 + small)", "/ (1.00001 + small)", &["swiglu/baseline"]),
         ("residual_add", "+= delta", "-= delta", &["residual_add/baseline"]),

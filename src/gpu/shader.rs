@@ -34,6 +34,8 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "mat_mat",
     "mat_mat_registers",
     "mat_vec",
+    "mat_vec_output",
+    "mat_vec_rows",
     "quant/activations",
     "quant/bf16",
     "quant/f16",

@@ -21,29 +21,31 @@ pub struct MatVecShape {
     pub q8: bool,
 }
 
-const MAT_VEC_WORKGROUP: u32 = 64;
+/// Weight rows that a workgroup, or an invocation by itself, computes.
+const ROWS: &str = "ROWS";
 
-/// Weight rows that a workgroup handles together, or an invocation by itself, such that its sums stay
-/// in registers.
-fn mat_vec_rows(shape: &MatVecShape) -> u32 {
-    if shape.cols <= 4 { 4 } else { 2 }
+fn key(shader: &'static str, shape: &MatVecShape, rows: u32, workgroup: u32) -> KernelKey {
+    weight_key(shader, shape.format)
+        .with::<MatmulParams>()
+        .constant("COLS", shape.cols)
+        .constant(ROWS, rows)
+        .constant("WORKGROUP", workgroup)
 }
 
-fn mat_vec(shape: &MatVecShape) -> KernelKey {
-    weight_key("mat_vec", shape.format)
-        .with::<MatmulParams>()
-        .constant("WORKGROUP", MAT_VEC_WORKGROUP)
-        .constant("COLS", shape.cols)
-        .constant("ROWS", mat_vec_rows(shape))
+/// Few enough rows that their sums stay in registers.
+fn baseline(shape: &MatVecShape) -> KernelKey {
+    key("mat_vec", shape, if shape.cols <= 4 { 4 } else { 2 }, 64)
+}
+
+/// A workgroup is no more than a subgroup of a CPU.
+fn rows(shape: &MatVecShape, rows: u32) -> KernelKey {
+    key("mat_vec_rows", shape, rows, 8)
 }
 
 /// Whether both factors are there as integers.
 fn integer(shape: &MatVecShape) -> bool {
     shape.q8 && reads_integers(shape.format)
 }
-
-/// Gives every invocation rows of its own.
-const WHOLE_ROWS: &str = "whole_rows";
 
 /// The table of variants for 1 to 8 rows of activations.
 pub static MAT_VEC: Operation<MatVecShape> = Operation {
@@ -52,31 +54,41 @@ pub static MAT_VEC: Operation<MatVecShape> = Operation {
         Variant {
             name: "integer_subgroup",
             fits: integer,
-            key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..mat_vec(shape) },
+            key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..baseline(shape) },
         },
         Variant {
             name: "integer",
             fits: integer,
-            key: |shape| KernelKey { needs: &[Capability::Integer], ..mat_vec(shape) },
+            key: |shape| KernelKey { needs: &[Capability::Integer], ..baseline(shape) },
         },
         Variant {
             name: "f16",
             fits: |shape| reads_f16(shape.format),
-            key: |shape| KernelKey { needs: &[Capability::F16, Capability::Subgroup], ..mat_vec(shape) },
+            key: |shape| KernelKey { needs: &[Capability::F16, Capability::Subgroup], ..baseline(shape) },
         },
         Variant {
             name: "subgroup",
             fits: |_| true,
-            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..mat_vec(shape) },
+            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..baseline(shape) },
         },
-        Variant { name: "baseline", fits: |_| true, key: mat_vec },
-        // Needs no barrier, but fills a large GPU only with many rows: faster on a CPU.
-        Variant { name: "rows", fits: |_| true, key: |shape| mat_vec(shape).flag(WHOLE_ROWS, true) },
+        Variant { name: "baseline", fits: |_| true, key: baseline },
+        // These have so few invocations that they starve a GPU: faster on a CPU.
+        Variant {
+            name: "rows_integer",
+            fits: integer,
+            key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..rows(shape, 8) },
+        },
+        Variant {
+            name: "rows",
+            fits: |_| true,
+            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..rows(shape, 4) },
+        },
     ],
 };
 
-/// Workgroups that `variant` runs over `rows` rows of the weight.
-pub(super) fn mat_vec_workgroups(variant: &Variant<MatVecShape>, shape: &MatVecShape, rows: u32) -> u32 {
-    let whole_rows = (variant.key)(shape).flags.contains(&WHOLE_ROWS);
-    rows.div_ceil(mat_vec_rows(shape) * if whole_rows { MAT_VEC_WORKGROUP } else { 1 })
+/// Workgroups that a kernel of this table runs over `rows` rows of the weight.
+pub(super) fn mat_vec_workgroups(key: &KernelKey, rows: u32) -> u32 {
+    let constant = |wanted| key.constants.iter().find(|(name, _)| *name == wanted).map_or(1, |(_, n)| *n);
+    let alone = key.shader == "mat_vec_rows";
+    rows.div_ceil(constant(ROWS) * if alone { constant("WORKGROUP") } else { 1 })
 }

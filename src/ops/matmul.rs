@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, RowCount, Variant, Weight, mat_mat::mat_mat_tile,
+    MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, RowCount, Weight, mat_mat::mat_mat_tile,
     mat_vec::mat_vec_workgroups,
 };
 use crate::{
@@ -43,7 +43,6 @@ pub struct Matmul<'a> {
 struct Choice {
     key: KernelKey,
     kernel: Arc<Kernel>,
-    mat_vec: Option<(&'static Variant<MatVecShape>, MatVecShape)>,
 }
 
 /// What the speed of a product depends on, as [`Operation::choose_for`](super::Operation::choose_for) wants it. The same for 1 to
@@ -80,12 +79,12 @@ impl Matmul<'_> {
                 assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
                 let shape = MatVecShape { format, cols, q8: self.x_q8.is_some() };
                 let (variant, kernel) = MAT_VEC.choose_for(gpu, &shape, subject)?;
-                Ok(Choice { key: (variant.key)(&shape), kernel, mat_vec: Some((variant, shape)) })
+                Ok(Choice { key: (variant.key)(&shape), kernel })
             }
             RowCount::Many { most, .. } => {
                 let shape = MatMatShape { format, q8: self.x_q8.is_some(), most };
                 let (variant, kernel) = MAT_MAT.choose_for(gpu, &shape, subject)?;
-                Ok(Choice { key: (variant.key)(&shape), kernel, mat_vec: None })
+                Ok(Choice { key: (variant.key)(&shape), kernel })
             }
         }
     }
@@ -97,7 +96,7 @@ impl Matmul<'_> {
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let weight = self.weight;
         assert!(self.x.cols == weight.cols && self.y.cols == weight.rows, "shapes differ");
-        let Choice { key, kernel, mat_vec } = self.choose(gpu)?;
+        let Choice { key, kernel } = self.choose(gpu)?;
         let slot = if let RowCount::Many { slot, .. } = self.rows { slot } else { 0 };
         for part in &weight.parts {
             let params = gpu.uniform(&MatmulParams {
@@ -114,12 +113,12 @@ impl Matmul<'_> {
             }
             bindings.extend(part.bindings());
             let fixed = part.bytes() as f64;
-            let (grid, each) = match &mat_vec {
-                Some((variant, shape)) => {
-                    let workgroups = mat_vec_workgroups(variant, shape, part.rows);
+            let (grid, each) = match self.rows {
+                RowCount::Few(_) => {
+                    let workgroups = mat_vec_workgroups(&key, part.rows);
                     ([workgroups, 1, 1].map(Extent::Fixed), 0.0)
                 }
-                None => {
+                RowCount::Many { .. } => {
                     bindings.push(("counts", self.counts));
                     let (tile_rows, tile_cols) = mat_mat_tile(&key);
                     let tiles = Extent::Fixed(part.rows.div_ceil(tile_cols));

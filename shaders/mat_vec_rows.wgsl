@@ -1,0 +1,90 @@
+// y = x · weightᵀ for COLS rows of x, without workgroup memory and its barriers: every invocation computes ROWS
+// neighbouring outputs of each by itself. With `integer`, both factors are integer codes of a block, whose products
+// are summed exactly before they are scaled.
+//
+// All invocations need the same values of x. To a driver that loads for one invocation after the other, a load of
+// four values costs no more than a load of one value four times: each invocation loads another one, and the subgroup
+// exchanges them.
+//
+// Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
+// row of x gives the same bits whatever rows it is batched with.
+import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
+import package::mat_vec_output::{block_of, params, write};
+import package::quant::activations::{BlockScale, dot16};
+import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
+
+@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [COLS, blocks, 8]
+@if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [COLS, blocks]
+@else @group(0) @binding(3) var<storage, read> x: array<f32>;                      // [COLS, blocks * QUADS, 4]
+
+// Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
+alias Sums = array<array<f32, COLS>, ROWS>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let first = id.x * ROWS;
+    var sums: Sums;
+    for (var block = 0u; block < params.blocks; block++) {
+        add_block(&sums, first, block, lane % 4u);
+    }
+    for (var row = 0u; row < ROWS; row++) {
+        for (var col = 0u; col < COLS; col++) {
+            write(first + row, col, sums[row][col]);
+        }
+    }
+}
+
+@if(integer)
+fn add_block(sums: ptr<function, Sums>, first: u32, block: u32, quarter: u32) {
+    var low: array<vec4u, COLS>; // the first half of a block
+    var high: array<vec4u, COLS>;
+    var scales: array<BlockScale, COLS>;
+    for (var col = 0u; col < COLS; col++) {
+        let at = col * params.blocks + block;
+        low[col] = quarters(x_codes[8u * at + quarter]);
+        high[col] = quarters(x_codes[8u * at + 4u + quarter]);
+        scales[col] = x_scales[at];
+    }
+    for (var row = 0u; row < ROWS; row++) {
+        let at = block_of(first + row, block);
+        let w_low = weight_codes(at, 0u);
+        let w_high = weight_codes(at, 1u);
+        let w_scale = weight_scale(at);
+        for (var col = 0u; col < COLS; col++) {
+            let dot = dot16(w_low, low[col]) + dot16(w_high, high[col]) - CODE_OFFSET * scales[col].sum;
+            (*sums)[row][col] = fma(w_scale * scales[col].scale, f32(dot), (*sums)[row][col]);
+        }
+    }
+}
+
+// A scale times a code is exact.
+@else
+fn add_block(sums: ptr<function, Sums>, first: u32, block: u32, quarter: u32) {
+    var scales: array<f32, ROWS>;
+    for (var row = 0u; row < ROWS; row++) {
+        scales[row] = weight_scale(block_of(first + row, block));
+    }
+    for (var j = 0u; j < QUADS; j++) {
+        var quads: array<vec4f, COLS>;
+        for (var col = 0u; col < COLS; col++) {
+            let at = (col * params.blocks + block) * QUADS + j;
+            quads[col] = bitcast<vec4f>(quarters(bitcast<u32>(x[4u * at + quarter])));
+        }
+        for (var row = 0u; row < ROWS; row++) {
+            let w = scales[row] * weight_quad(block_of(first + row, block), j);
+            for (var col = 0u; col < COLS; col++) {
+                let v = quads[col];
+                (*sums)[row][col] =
+                    fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));
+            }
+        }
+    }
+}
+
+// What the first four invocations of the subgroup, which has no fewer, hold.
+fn quarters(value: u32) -> vec4u {
+    return vec4u(
+        subgroupBroadcast(value, 0u), subgroupBroadcast(value, 1u),
+        subgroupBroadcast(value, 2u), subgroupBroadcast(value, 3u),
+    );
+}
