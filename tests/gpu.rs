@@ -386,3 +386,28 @@ fn counters_tell_what_was_done() {
     assert_eq!((done.dispatches, done.submissions), (recording.dispatches() as u64, 1));
     assert!(done.encoding_ns > 0);
 }
+
+#[test]
+fn the_roofline_is_measured_by_kernels_that_do_their_work() {
+    let gpu = open(GpuOptions::default()).unwrap();
+    let roofline = pollster::block_on(Roofline::measure(&gpu)).unwrap();
+    assert!(roofline.bandwidth.windows(2).all(|pair| pair[0].0 < pair[1].0), "{roofline:?}");
+    assert!(roofline.bandwidth.iter().all(|(_, rate)| (1e8..1e14).contains(rate)), "{roofline:?}");
+    assert!(roofline.rates.iter().all(|(_, rate)| (1e7..1e16).contains(rate)), "{roofline:?}");
+    assert_eq!(roofline.rates.last().unwrap().0, "f32");
+    assert!((0.0..roofline.round_trip_seconds + 0.01).contains(&roofline.dispatch_seconds), "{roofline:?}");
+
+    // Every kernel that leaves half of its work out is found out.
+    for (name, whole, half) in [
+        ("roofline/stream", "i < EACH;", "i < EACH / 2u;"),
+        ("roofline/multiply", "i < CHAINS; i++) {\n        let x", "i < CHAINS / 2u; i++) {\n        let x"),
+        ("roofline/chain", "+= 1u", "+= 0u"),
+    ] {
+        let (_, text) = SHADERS.iter().find(|(shader, _)| *shader == name).unwrap();
+        assert!(text.contains(whole), "{name}");
+        let shaders = [(name.to_owned(), text.replace(whole, half))].into_iter().collect();
+        let gpu = open(GpuOptions { shaders, ..Default::default() }).unwrap();
+        let error = pollster::block_on(Roofline::measure(&gpu)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Device, "{name}: {error}");
+    }
+}

@@ -134,6 +134,9 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&ADJUST_LOGITS, [()]),
         keys(&TOP_K, [()]),
         keys(&SAMPLE, [()]),
+        keys(&STREAM, [()]),
+        keys(&MULTIPLY, [()]),
+        keys(&CHAIN, [()]),
     ]
     .concat()
 }
