@@ -1,105 +1,252 @@
-//! Times the kernels that this device would use, in every format, on the shapes of Mistral 7B, and
-//! prints how fast memory was read: `cargo bench`, or `cargo bench -- mat_vec` for a part. The device
-//! is the one that `MISTRAL_GPU` names.
+//! Times every variant of every kernel in every format on the shapes of Mistral 7B, beside what the device could do
+//! at best: `cargo bench`, or `cargo bench -- mat_vec q4_0` for the rows that contain these words. The device is the
+//! one that `MISTRAL_GPU` names.
 
-use std::{sync::LazyLock, time::Duration};
+#[allow(dead_code)] // what only tests use
+#[path = "../tests/batch/mod.rs"]
+mod batch;
+#[path = "../tests/device/mod.rs"]
+mod device;
 
-use divan::{Bencher, counter::BytesCount};
+use std::time::Instant;
+
+use batch::{Batch, Sequence};
 use mistral_wgpu::{
-    gpu::{Gpu, GpuOptions, Recording},
-    ops::{Matmul, RmsNorm, RowCount, Swiglu, TopK, TopKRecord, TopKRow, Weight, count},
-    quant::by_name,
+    Result,
+    gpu::{Buffer, Gpu, GpuOptions, Recording},
+    ops::*,
+    quant::{FORMATS, Format},
     tensor::{Q8Tensor, Tensor},
 };
 use pollster::block_on;
 
-static GPU: LazyLock<Gpu> = LazyLock::new(|| {
-    let gpu = std::env::var("MISTRAL_GPU").ok();
-    block_on(Gpu::open(&GpuOptions { gpu, ..Default::default() })).expect("a device")
-});
-
-const FORMATS: [&str; 5] = ["f32", "f16", "bf16", "q8_0", "q4_0"];
-
 /// Outputs and inputs of the matrices of one layer, and of a slice of the output projection.
-const SHAPES: [(&str, u32, u32); 4] =
-    [("qkv", 6144, 4096), ("gate_up", 28672, 4096), ("down", 4096, 14336), ("lm_head", 8192, 4096)];
+const MATRICES: [(&str, u32, u32); 5] = [
+    ("qkv", 6144, 4096),
+    ("o", 4096, 4096),
+    ("gate_up", 28672, 4096),
+    ("down", 4096, 14336),
+    ("lm_head", 8192, 4096),
+];
+const HIDDEN: u32 = 4096;
+const INTERMEDIATE: u32 = 14336;
+const VOCAB: u32 = 32000;
 
-fn main() {
-    println!("{} ({})", GPU.description().name, GPU.description().driver);
-    divan::Divan::from_args().sample_count(5).max_time(Duration::from_secs(5)).main();
+/// Rows of activations.
+const FEW: [u32; 3] = [1, 4, 8];
+const MANY: [u32; 3] = [16, 64, 256];
+
+/// Seconds to spend on a row, beside its warm-up.
+const PATIENCE: f64 = 0.3;
+
+struct Bench {
+    gpu: Gpu,
+    roofline: Roofline,
+    /// Words that a row's name must contain.
+    wanted: Vec<String>,
 }
 
-fn time(bencher: Bencher, recording: &Recording, rows: u64) {
-    let mut counts = vec![0; count::single_items(1)];
-    counts[count::ROWS] = rows;
-    counts[count::LOGIT_ROWS] = rows;
-    bencher.bench_local(|| {
-        GPU.replay(recording, &counts, None).expect("a replay");
-        GPU.wait().expect("the device");
-    });
+/// Bytes that must be moved and operations that must be computed.
+struct Work {
+    bytes: f64,
+    operations: f64,
 }
 
-fn matmul(bencher: Bencher, format: &str, (outputs, inputs): (u32, u32), rows: RowCount, count: u32) {
-    let format = by_name(format).expect("a format");
-    let weight = Weight::allocate(&GPU, "weight", format, outputs, inputs).expect("memory");
-    weight.fill_random(&GPU, 1, 0.02).expect("random weights");
-    let x = Tensor::zeros(&GPU, "x", count, inputs).expect("memory");
-    let x_q8 = Q8Tensor::zeros(&GPU, "x", count, inputs).expect("memory");
-    let y = Tensor::zeros(&GPU, "y", count, outputs).expect("memory");
-    let counts = GPU.upload("counts", &[count, count, 0, 0, 0]).expect("memory");
-    let mut recording = Recording::default();
-    Matmul { weight: &weight, x: &x, x_q8: Some(&x_q8), y: &y, rows, counts: &counts, label: "matmul" }
-        .record(&GPU, &mut recording)
-        .expect("a kernel");
-    time(bencher.counter(BytesCount::new(weight.bytes())), &recording, count.into());
+fn main() -> Result<()> {
+    let gpu = std::env::var("MISTRAL_GPU").ok();
+    let gpu = block_on(Gpu::open(&GpuOptions { gpu, ..Default::default() }))?;
+    let roofline = block_on(Roofline::measure(&gpu))?;
+    // cargo passes `--bench`.
+    let wanted = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    println!("{} ({})\n", gpu.description().name, gpu.description().driver);
+    println!("| kernel | shape | rows | µs | GB/s | GFLOP/s | of the limit |");
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: |");
+    let bench = Bench { gpu, roofline, wanted };
+    for format in FORMATS {
+        for (name, outputs, inputs) in MATRICES {
+            bench.products(format, name, outputs, inputs)?;
+        }
+    }
+    for kv in KvFormat::all() {
+        bench.attention(AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv })?;
+    }
+    bench.pointwise()?;
+    bench.top_k()
 }
 
-fn shapes() -> impl Iterator<Item = (&'static str, &'static str)> {
-    FORMATS.into_iter().flat_map(|format| SHAPES.map(|(shape, ..)| (format, shape)))
+impl Bench {
+    fn wants(&self, kernel: &str, shape: &str) -> bool {
+        let name = format!("{kernel} {shape}");
+        self.wanted.iter().all(|word| name.contains(word.as_str()))
+    }
+
+    /// Times what `record` records, and prints the row.
+    fn time(&self, kernel: &str, shape: &str, rows: u32, work: &Work, recording: &Recording) -> Result<()> {
+        let mut counts = vec![0; count::single_items(1)];
+        counts[count::ROWS] = rows.into();
+        counts[count::LOGIT_ROWS] = rows.into();
+        self.time_with(kernel, shape, rows, work, recording, &counts)
+    }
+
+    fn time_with(
+        &self,
+        kernel: &str,
+        shape: &str,
+        rows: u32,
+        work: &Work,
+        recording: &Recording,
+        counts: &[u64],
+    ) -> Result<()> {
+        let before = self.gpu.counters();
+        let run = || -> Result<f64> {
+            let start = Instant::now();
+            self.gpu.replay(recording, counts, None)?;
+            self.gpu.wait()?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        // The first compiles. What submitting and waiting takes is no part of a kernel's time in a longer recording.
+        run()?;
+        let dispatches = (self.gpu.counters() - before).dispatches as f64;
+        let (mut spent, mut samples) = (0.0, Vec::new());
+        while samples.len() < 3 || spent < PATIENCE && samples.len() < 100 {
+            samples.push(run()?);
+            spent += samples[samples.len() - 1];
+        }
+        samples.sort_by(f64::total_cmp);
+        let seconds = (samples[samples.len() / 2] - self.roofline.round_trip_seconds).max(1e-7);
+        let limit = self.roofline.seconds(work.bytes, work.operations, dispatches);
+        println!(
+            "| {kernel} | {shape} | {rows} | {:.1} | {:.2} | {:.2} | {:.0} % |",
+            1e6 * seconds,
+            1e-9 * work.bytes / seconds,
+            1e-9 * work.operations / seconds,
+            100.0 * limit / seconds,
+        );
+        Ok(())
+    }
+
+    /// The products of a matrix with few and with many rows.
+    fn products(&self, format: &'static Format, name: &'static str, outputs: u32, inputs: u32) -> Result<()> {
+        let shape = format!("{name} {}", format.name);
+        let mat_vec = FEW.map(|rows| (RowCount::Few(rows), rows));
+        let mat_mat = MANY.map(|rows| (RowCount::many(count::ROWS, rows), rows));
+        for (count, rows) in mat_vec.into_iter().chain(mat_mat) {
+            let only: Vec<(String, Gpu)> = match count {
+                RowCount::Few(cols) => {
+                    let shape = MatVecShape { format, cols, q8: true };
+                    each(&MAT_VEC, &self.gpu, &shape)
+                }
+                RowCount::Many { most, .. } => {
+                    let shape = MatMatShape { format, q8: true, most };
+                    each(&MAT_MAT, &self.gpu, &shape)
+                }
+            };
+            for (kernel, gpu) in only.iter().filter(|(kernel, _)| self.wants(kernel, &shape)) {
+                // Allocated for each variant: layouts may differ.
+                let weight = Weight::allocate(gpu, "weight", format, outputs, inputs)?;
+                weight.fill_random(gpu, 1, 0.02)?;
+                let (x, y) =
+                    (Tensor::zeros(gpu, "x", rows, inputs)?, Tensor::zeros(gpu, "y", rows, outputs)?);
+                let x_q8 = Q8Tensor::zeros(gpu, "x", rows, inputs)?;
+                let counts: Buffer = gpu.upload("counts", &[rows, rows, 0, 0, 0])?;
+                let mut recording = Recording::default();
+                Matmul {
+                    weight: &weight,
+                    x: &x,
+                    x_q8: Some(&x_q8),
+                    y: &y,
+                    rows: count,
+                    counts: &counts,
+                    label: name,
+                }
+                .record(gpu, &mut recording)?;
+                let operations = 2.0 * f64::from(outputs) * f64::from(inputs) * f64::from(rows);
+                self.time(
+                    kernel,
+                    &shape,
+                    rows,
+                    &Work { bytes: weight.bytes() as f64, operations },
+                    &recording,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attention of a decoded token, and of a chunk of a prompt, with the merge of its parts.
+    fn attention(&self, shape: AttentionShape) -> Result<()> {
+        for (keys, rows) in [(1024, 1), (4096, 1), (256, 256), (2048, 256)] {
+            let name = format!("{keys} keys {}", shape.kv.name());
+            let operation = if rows == 1 { &ATTENTION_SINGLE } else { &ATTENTION_TILED };
+            let sequence = Sequence::random(1, &shape, keys, rows);
+            let visits: u64 = (keys - rows..keys).map(|position| u64::from(position) + 1).sum();
+            let work = Work {
+                bytes: 2.0 * f64::from(keys.div_ceil(PAGE)) * shape.page_bytes() as f64,
+                operations: 4.0 * f64::from(shape.heads * shape.head_dim) * visits as f64,
+            };
+            for (kernel, gpu) in each(operation, &self.gpu, &shape) {
+                if self.wants(&kernel, &name) {
+                    let Batch { recording, counts, .. } =
+                        batch::batch(&gpu, shape, None, 1, std::slice::from_ref(&sequence));
+                    self.time_with(&kernel, &name, rows, &work, &recording, &counts)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pointwise(&self) -> Result<()> {
+        for rows in [1, 256] {
+            let values = f64::from(rows * HIDDEN);
+            for (kernel, gpu) in each(&RMS_NORM, &self.gpu, &RmsNormShape { residual: false, gather: false })
+            {
+                if self.wants(&kernel, "hidden") {
+                    let [x, y] = ["x", "y"].map(|label| Tensor::zeros(&gpu, label, rows, HIDDEN));
+                    let weight = gpu.upload("weight", &[1.0f32; HIDDEN as usize])?;
+                    let mut recording = Recording::default();
+                    RmsNorm { x: &x?, delta: None, weight: &weight, y: &y?, row_ids: None, eps: 1e-5 }
+                        .record(&gpu, &mut recording)?;
+                    let work = Work { bytes: 8.0 * values, operations: 4.0 * values };
+                    self.time(&kernel, "hidden", rows, &work, &recording)?;
+                }
+            }
+            let values = f64::from(rows * INTERMEDIATE);
+            for (kernel, gpu) in each(&SWIGLU, &self.gpu, &()) {
+                if self.wants(&kernel, "intermediate") {
+                    let gate_up = Tensor::zeros(&gpu, "gate_up", rows, 2 * INTERMEDIATE)?;
+                    let out = Tensor::zeros(&gpu, "out", rows, INTERMEDIATE)?;
+                    let mut recording = Recording::default();
+                    Swiglu { gate_up: &gate_up, out: &out }.record(&gpu, &mut recording)?;
+                    let work = Work { bytes: 12.0 * values, operations: 5.0 * values };
+                    self.time(&kernel, "intermediate", rows, &work, &recording)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn top_k(&self) -> Result<()> {
+        for (kernel, gpu) in each(&TOP_K, &self.gpu, &()) {
+            for k in [1, 40, 256] {
+                let shape = format!("vocabulary k={k}");
+                if self.wants(&kernel, &shape) {
+                    let noise = (0..VOCAB).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32);
+                    let logits = Tensor::from_values(&gpu, "logits", &noise.collect::<Vec<_>>(), VOCAB)?;
+                    let rows = gpu.upload("rows", &[TopKRow { k, temperature: 1.0 }])?;
+                    let records = gpu.allocate("records", size_of::<TopKRecord>() as u64)?;
+                    let mut recording = Recording::default();
+                    TopK { logits: &logits, rows: &rows, records: &records }.record(&gpu, &mut recording)?;
+                    let work = Work { bytes: 4.0 * f64::from(VOCAB), operations: f64::from(VOCAB) };
+                    self.time(&kernel, &shape, 1, &work, &recording)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
-fn size(shape: &str) -> (u32, u32) {
-    let (_, outputs, inputs) = SHAPES.into_iter().find(|(name, ..)| *name == shape).expect("a shape");
-    (outputs, inputs)
-}
-
-#[divan::bench(args = shapes(), consts = [1, 4, 8])]
-fn mat_vec<const ROWS: u32>(bencher: Bencher, (format, shape): (&str, &str)) {
-    matmul(bencher, format, size(shape), RowCount::Few(ROWS), ROWS);
-}
-
-#[divan::bench(args = shapes(), consts = [16, 128])]
-fn mat_mat<const ROWS: u32>(bencher: Bencher, (format, shape): (&str, &str)) {
-    matmul(bencher, format, size(shape), RowCount::many(count::ROWS, ROWS), ROWS);
-}
-
-#[divan::bench(args = [1, 128])]
-fn rms_norm(bencher: Bencher, rows: u32) {
-    let [x, y] = ["x", "y"].map(|label| Tensor::zeros(&GPU, label, rows, 4096).expect("memory"));
-    let weight = GPU.upload("weight", &[1.0f32; 4096]).expect("memory");
-    let mut recording = Recording::default();
-    RmsNorm { x: &x, delta: None, weight: &weight, y: &y, row_ids: None, eps: 1e-5 }
-        .record(&GPU, &mut recording)
-        .expect("a kernel");
-    time(bencher.counter(BytesCount::new(u64::from(rows) * 4096 * 8)), &recording, rows.into());
-}
-
-#[divan::bench(args = [1, 128])]
-fn swiglu(bencher: Bencher, rows: u32) {
-    let gate_up = Tensor::zeros(&GPU, "gate_up", rows, 28672).expect("memory");
-    let out = Tensor::zeros(&GPU, "out", rows, 14336).expect("memory");
-    let mut recording = Recording::default();
-    Swiglu { gate_up: &gate_up, out: &out }.record(&GPU, &mut recording).expect("a kernel");
-    time(bencher.counter(BytesCount::new(u64::from(rows) * 14336 * 12)), &recording, rows.into());
-}
-
-#[divan::bench(args = [1, 40, 256])]
-fn top_k(bencher: Bencher, k: u32) {
-    let values: Vec<f32> = (0..32_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32).collect();
-    let logits = Tensor::from_values(&GPU, "logits", &values, 32_000).expect("memory");
-    let rows = GPU.upload("rows", &[TopKRow { k, temperature: 1.0 }]).expect("memory");
-    let records = GPU.allocate("records", size_of::<TopKRecord>() as u64).expect("memory");
-    let mut recording = Recording::default();
-    TopK { logits: &logits, rows: &rows, records: &records }.record(&GPU, &mut recording).expect("a kernel");
-    time(bencher.counter(BytesCount::new(32_000u32 * 4)), &recording, 1);
+/// Every variant of an operation that the device can run, with a handle to the device that has no other.
+fn each<S>(operation: &Operation<S>, gpu: &Gpu, shape: &S) -> Vec<(String, Gpu)> {
+    let only = |variant| (operation.full_name(variant), operation.only(gpu, variant));
+    operation.runnable(gpu, shape).map(only).collect()
 }

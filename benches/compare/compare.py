@@ -66,27 +66,31 @@ def pytorch(cache):
 
 
 class Speeds:
-    """Tokens per second of one engine, all repetitions of each test."""
+    """Tokens per second of one engine, and per second of processor time: all repetitions of each test."""
 
     def __init__(self):
-        self.samples = {}
+        self.samples, self.cpu = {}, {}
 
-    def add(self, test, seconds):
-        rate = [int(test[2:]) / time for time in seconds]
-        self.samples.setdefault(test, []).extend(rate)
+    def add(self, test, seconds, cpu_seconds=()):
+        for all_rates, times in (self.samples, seconds), (self.cpu, cpu_seconds):
+            all_rates.setdefault(test, []).extend(int(test[2:]) / time for time in times)
 
     def median(self, test):
         return statistics.median(self.samples[test])
+
+    def cpu_median(self, test):
+        return statistics.median(self.cpu[test])
 
 
 def ours(args, model, format, tests, speeds, limits):
     prompt, generated = (",".join(test[2:] for test in tests if test[:2] == kind) or "0" for kind in ("pp", "tg"))
     command = [args.mistral, "bench", "--model", "synthetic:" + model, "--weights", format, "-p", prompt, "-n", generated,
                "-d", "0", "-r", str(args.repetitions), "-o", "json"]
-    rows = output(command + (["--gpu", args.gpu] if args.gpu else []))
-    for row in rows["rows"] if isinstance(rows, dict) else rows:
+    report = output(command + (["--gpu", args.gpu] if args.gpu else []))
+    for row in report["tests"]:
         test = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
-        speeds.add(test, [ns * 1e-9 for ns in row["samples_ns"]])
+        cpu = [row["cpu_ms_per_token"] * 1e-3 * int(test[2:])] if row["cpu_ms_per_token"] else []
+        speeds.add(test, [ns * 1e-9 for ns in row["samples_ns"]], cpu)
         if row.get("percent_of_limit") is not None:
             limits.setdefault(test, []).append(row["percent_of_limit"])
 
@@ -94,8 +98,9 @@ def ours(args, model, format, tests, speeds, limits):
 def theirs(args, libraries, path, shape, tests, speeds, **environment):
     command = [sys.executable, os.path.join(HERE, "llama_cpp.py"), libraries, path, "--vocab", str(shape["vocab_size"]),
                "--repetitions", str(args.repetitions), "--tests", ",".join(tests)]
-    for test, seconds in output(command, **environment)["seconds"].items():
-        speeds.add(test, seconds)
+    result = output(command, **environment)
+    for test, seconds in result["seconds"].items():
+        speeds.add(test, seconds, result["cpu_seconds"][test])
 
 
 def compare(args, device, model, format, libraries, torch):
@@ -123,7 +128,10 @@ def compare(args, device, model, format, libraries, torch):
     for test in tests:
         mine, other = speeds["ours"].median(test), speeds["llama.cpp"].median(test)
         percent = f"{statistics.median(limits[test]):.0f} %" if test in limits else "–"
-        beside = [f"{speeds[name].median(test):.2f}" for name in ("coopmat2", "pytorch") if speeds[name].samples]
+        beside = []
+        if device["kind"] == "software":
+            beside.append(f"{speeds['ours'].cpu_median(test) / speeds['llama.cpp'].cpu_median(test):.2f}")
+        beside += [f"{speeds[name].median(test):.2f}" for name in ("coopmat2", "pytorch") if speeds[name].samples]
         yield [model, format, test, f"{mine:.2f}", f"{other:.2f}", f"{mine / other:.2f}", percent, *beside]
 
 
@@ -163,6 +171,7 @@ def main():
         for format in args.formats.split(","):
             rows.extend(compare(args, device, model, format, libraries, torch))
     head = ["model", "weights", "test", "mistral-wgpu t/s", "llama.cpp t/s", "ratio", "of the limit"]
+    head += ["ratio by processor time"] * (device["kind"] == "software")
     head += ["llama.cpp coopmat2 t/s"] * ("nvidia" in device["name"].lower()) + ["PyTorch bf16 t/s"] * bool(torch)
     print(f"{device['name']}, {device['driver']}, {datetime.date.today()}; llama.cpp {release} (Vulkan); medians of "
           f"{args.rounds} × {args.repetitions}\n")

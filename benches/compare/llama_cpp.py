@@ -1,6 +1,7 @@
 """Times llama.cpp's libraries as llama-bench does: `llama_decode` over token ids, without sampling.
 
-Prints a JSON object: device, and for each test the seconds of every repetition after a warm-up.
+Prints a JSON object: device, and for each test the seconds (and those of processor time) of every repetition
+after a warm-up.
 Run by compare.py in a process of its own, whose environment chooses the device.
 """
 
@@ -74,10 +75,10 @@ class Llama:
             raise SystemExit("llama_decode failed")
 
     def run(self, n_prompt, n_gen):
-        """Seconds of one repetition."""
+        """Seconds of one repetition, and of processor time."""
         tokens = [index * 2654435761 % self.vocab for index in range(max(n_prompt, n_gen))]
         self.call("memory_clear", self.call("get_memory", self.context), True)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         if n_prompt:
             self.decode(tokens)
         else:
@@ -85,7 +86,7 @@ class Llama:
                 self.decode([token])
                 self.call("synchronize", self.context)
         self.call("synchronize", self.context)
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def main():
@@ -102,12 +103,13 @@ def main():
         return
     tests = [(test[:2], int(test[2:])) for test in args.tests.split(",")]
     llama = Llama(functions, args.model, max(length for _, length in tests) + 64, args.vocab)
-    results = {}
+    results, cpu = {}, {}
     for kind, length in tests:
         prompt, generated = (length, 0) if kind == "pp" else (0, length)
         llama.run(prompt, min(generated, 1))
-        results[f"{kind}{length}"] = [llama.run(prompt, generated) for _ in range(args.repetitions)]
-    print(json.dumps({"device": device, "seconds": results}))
+        runs = [llama.run(prompt, generated) for _ in range(args.repetitions)]
+        results[f"{kind}{length}"], cpu[f"{kind}{length}"] = zip(*runs)
+    print(json.dumps({"device": device, "seconds": results, "cpu_seconds": cpu}))
 
 
 if __name__ == "__main__":

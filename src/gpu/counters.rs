@@ -11,7 +11,7 @@ pub struct Counters {
     pub dispatches: u64,
     /// Submissions.
     pub submissions: u64,
-    /// Host time spent encoding and submitting, in nanoseconds.
+    /// Processor time of the host spent encoding and submitting, in nanoseconds; on Windows all the time that passed.
     pub encoding_ns: u64,
 }
 

@@ -1,11 +1,8 @@
 //! Dispatches as data, and the executor that replays them.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, PoisonError};
 
-use super::{BindingKind, Buffer, Gpu, Kernel, Profile, Uniform};
+use super::{BindingKind, Buffer, Gpu, Kernel, Profile, Uniform, host::thread_time};
 use crate::{Error, ErrorKind, Result};
 
 /// Workgroups along one dimension of a dispatch.
@@ -182,7 +179,7 @@ impl Gpu {
         counts: &[u64],
         mut profile: Option<&mut Profile>,
     ) -> Result<()> {
-        let start = Instant::now();
+        let start = thread_time();
         let bound = self.pace().bound();
         let mut all_dispatches = 0;
         let mut actions = recording.actions.as_slice();
@@ -219,7 +216,7 @@ impl Gpu {
             }
             self.submit(Some(encoder.finish()), work);
         }
-        self.count(all_dispatches, start.elapsed().as_nanos() as u64);
+        self.count(all_dispatches, (thread_time() - start).as_nanos() as u64);
         self.check()
     }
 

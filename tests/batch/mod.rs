@@ -58,10 +58,17 @@ fn page_words(shape: &AttentionShape, side: KvSide, values: &[f32], page: u32, f
     words
 }
 
+/// Attention over some sequences, ready to run.
+pub struct Batch {
+    pub recording: Recording,
+    pub counts: Vec<u64>,
+    out: Tensor,
+    partials: Buffer,
+    /// Partial results of rows that see none of their item's keys.
+    empty: Vec<u32>,
+}
+
 /// Runs attention over `sequences` in one batch and returns each one's `[rows, heads, head_dim]`.
-///
-/// Pages are scattered over the segments, whatever no key may read is NaN, and pages that have left
-/// the window are not in the page table. One row is an item of single-row attention, more are tiles.
 pub fn attention(
     gpu: &Gpu,
     shape: AttentionShape,
@@ -69,6 +76,36 @@ pub fn attention(
     segments: u32,
     sequences: &[Sequence],
 ) -> Vec<Vec<f32>> {
+    let Batch { recording, counts, out, partials, empty } = batch(gpu, shape, window, segments, sequences);
+    gpu.replay(&recording, &counts, None).unwrap();
+    let stored = pollster::block_on(gpu.download::<f32>(&[partials])).unwrap().remove(0);
+    for partial in empty {
+        let heads = stored.chunks_exact(shape.head_dim as usize + 2).skip((partial * shape.heads) as usize);
+        let sums = heads.take(shape.heads as usize).flat_map(|head| &head[1..]);
+        assert!(sums.into_iter().all(|sum| *sum == 0.0), "a partial result of no key is not zero");
+    }
+    let rows = counts[count::ROWS] as usize;
+    let all = download(gpu, &out, rows);
+    let mut rest = all.as_slice();
+    let per_sequence = sequences.iter().map(|sequence| {
+        let (own, others) = rest.split_at((sequence.rows * shape.heads * shape.head_dim) as usize);
+        rest = others;
+        own.to_vec()
+    });
+    per_sequence.collect()
+}
+
+/// Records attention over `sequences` in one batch.
+///
+/// Pages are scattered over the segments, whatever no key may read is NaN, and pages that have left
+/// the window are not in the page table. One row is an item of single-row attention, more are tiles.
+pub fn batch(
+    gpu: &Gpu,
+    shape: AttentionShape,
+    window: Option<u32>,
+    segments: u32,
+    sequences: &[Sequence],
+) -> Batch {
     let pages = 2 + sequences.iter().map(|sequence| sequence.keys.div_ceil(PAGE)).sum::<u32>();
     let page_size = (shape.page_bytes() / 4) as usize;
     let nothing = vec![f32::NAN.to_bits(); page_size * pages as usize];
@@ -176,19 +213,5 @@ pub fn attention(
     }
     .record(gpu, &mut recording)
     .unwrap();
-    gpu.replay(&recording, &counts, None).unwrap();
-    let stored = pollster::block_on(gpu.download::<f32>(&[scratch])).unwrap().remove(0);
-    for partial in empty {
-        let heads = stored.chunks_exact(shape.head_dim as usize + 2).skip((partial * shape.heads) as usize);
-        let sums = heads.take(shape.heads as usize).flat_map(|head| &head[1..]);
-        assert!(sums.into_iter().all(|sum| *sum == 0.0), "a partial result of no key is not zero");
-    }
-    let all = download(gpu, &out, rows.len());
-    let mut rest = all.as_slice();
-    let per_sequence = sequences.iter().map(|sequence| {
-        let (own, others) = rest.split_at((sequence.rows * cols) as usize);
-        rest = others;
-        own.to_vec()
-    });
-    per_sequence.collect()
+    Batch { recording, counts, out, partials: scratch, empty }
 }
