@@ -123,7 +123,8 @@ fn the_cache_stays_within_the_window_over_10_000_tokens() {
                 model.forward(gpu, &mut [Chunk { sequence: &mut sequence, tokens, logits }], None)?;
                 most = most.max(model.used_pages());
             }
-            assert!(most as u32 <= window.div_ceil(PAGE) + 1, "{most} pages after a chunk");
+            // The window, and a page of tokens that could be taken back.
+            assert!(most as u32 <= (window + PAGE).div_ceil(PAGE) + 1, "{most} pages after a chunk");
             model.logits.download(gpu, 1).await
         }))
         .unwrap()

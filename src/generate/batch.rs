@@ -1,11 +1,218 @@
-//! Many texts at once: continued or scored in common batches.
+//! Many texts at once, continued in common batches, and never waiting for one another or for the host.
 
-use super::{Engine, Finish, GenerateOptions, Session, session::Continuation, step};
-use crate::{
-    Result,
-    model::{Chunk, LogitRows},
-    reference::log_sum_exp,
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use super::{
+    Engine, Finish, GenerateOptions, Piece, PromptLookup, Proposer, Session,
+    continuation::Continuation,
+    sampling::{After, Flight, submit},
 };
+use crate::{Error, ErrorKind, Result};
+
+/// Texts that are continued together, at most so many in a step; as one ends, the next takes its place.
+///
+/// A step is submitted before the tokens of the one before it are known: the device hands them on. Whether
+/// a text has ended is seen one step late, and what was computed too much is thrown away. Nothing of
+/// that shows: tokens, log-probabilities and sessions are those of one step after the other.
+///
+/// A text that is alone in its step may go several tokens ahead, see [`Speculate`](super::Speculate).
+///
+/// All sessions belong to one engine.
+pub struct Batch<'a> {
+    width: usize,
+    pushed: usize,
+    waiting: VecDeque<Waiting<'a>>,
+    running: Vec<(usize, Continuation<'a>)>,
+    /// The step under way.
+    flight: Option<Numbered>,
+    /// When the tokens of the one before came.
+    landed: Instant,
+    /// What went wrong when a step was submitted that was not wanted yet.
+    failed: Option<Error>,
+}
+
+/// A text that has not begun.
+struct Waiting<'a> {
+    number: usize,
+    session: &'a mut Session,
+    options: GenerateOptions,
+    proposer: Box<dyn Proposer + Send>,
+}
+
+/// A step with the numbers of the texts that its parts belong to; `None` for those it was wrong about.
+struct Numbered {
+    flight: Flight,
+    texts: Vec<Option<usize>>,
+    submitted: Instant,
+}
+
+impl Numbered {
+    fn part(&self, text: usize) -> Option<usize> {
+        self.texts.iter().position(|number| *number == Some(text))
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// No texts yet, and at most `width` in a step.
+    pub fn new(width: usize) -> Self {
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        let landed = Instant::now();
+        Self { width: width.max(1), pushed: 0, waiting, running, flight: None, landed, failed: None }
+    }
+
+    /// Adds a text. Those added are numbered from 0 on.
+    pub fn push(&mut self, session: &'a mut Session, options: GenerateOptions) {
+        self.push_with(session, options, Box::new(PromptLookup::default()));
+    }
+
+    /// Adds a text whose tokens are guessed by `proposer`.
+    pub fn push_with(
+        &mut self,
+        session: &'a mut Session,
+        options: GenerateOptions,
+        proposer: Box<dyn Proposer + Send>,
+    ) {
+        self.waiting.push_back(Waiting { number: self.pushed, session, options, proposer });
+        self.pushed += 1;
+    }
+
+    /// The next piece of one of the texts with its number; `None` once all have ended.
+    ///
+    /// # Errors
+    /// As [`Session::generate`]; nothing more comes after an error.
+    pub async fn next(&mut self) -> Result<Option<(usize, Piece)>> {
+        let result = self.try_next().await;
+        if result.is_err() {
+            *self = Self::new(self.width);
+        }
+        result
+    }
+
+    async fn try_next(&mut self) -> Result<Option<(usize, Piece)>> {
+        loop {
+            for (number, text) in &mut self.running {
+                if let Some(piece) = text.take_piece() {
+                    return Ok(Some((*number, piece?)));
+                }
+            }
+            self.running.retain(|(_, text)| text.left() > 0);
+            while self.running.len() < self.width {
+                let Some(text) = self.waiting.pop_front() else { break };
+                let Waiting { number, session, options, proposer } = text;
+                self.running.push((number, Continuation::new(session, options, proposer)?));
+            }
+            let Some((_, first)) = self.running.first() else { return Ok(None) };
+            let engine = first.session.engine().clone();
+            self.advance(&engine).await?;
+        }
+    }
+
+    /// Submits a step, and takes the tokens of the one before.
+    async fn advance(&mut self, engine: &Arc<Engine>) -> Result<()> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let before = self.flight.take();
+        let mut next = match self.submit(engine, before.as_ref()).await {
+            Err(error) if before.is_none() => return Err(error),
+            // There may be room for the token that is certain, and none for one more.
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => None,
+            Err(error) => {
+                self.failed = Some(error);
+                None
+            }
+            Ok(next) => next,
+        };
+        if let Some(before) = before {
+            self.land(engine, before, next.as_mut()).await?;
+            next = next.filter(|next| next.texts.iter().any(Option::is_some));
+            if next.is_none() && self.failed.is_none() {
+                // What comes next is certain: it need not wait until the pieces are taken.
+                match self.submit(engine, None).await {
+                    Ok(certain) => next = certain,
+                    Err(error) => self.failed = Some(error),
+                }
+            }
+        }
+        self.flight = next;
+        Ok(())
+    }
+
+    /// Takes the tokens of a step, and out of the `next` one what began with wrong ones.
+    async fn land(&mut self, engine: &Engine, step: Numbered, mut next: Option<&mut Numbered>) -> Result<()> {
+        let Numbered { flight, texts, submitted } = step;
+        let alone = (texts.len() == 1 && flight.decoding).then(|| flight.rows(0));
+        let landed = flight.land(engine.gpu()).await?;
+        let since = submitted.max(std::mem::replace(&mut self.landed, Instant::now()));
+        let state = &mut *engine.state.lock().await;
+        if let Some(rows) = alone {
+            state.costs.learn(rows, self.landed.duration_since(since).as_secs_f64());
+        }
+        for (landed, number) in landed.into_iter().zip(texts) {
+            let Some((number, text)) = self.running.iter_mut().find(|(n, _)| Some(*n) == number) else {
+                continue;
+            };
+            state.counts.steps += 1;
+            state.counts.proposed += landed.proposed.len() as u64;
+            state.counts.tokens += landed.tokens.len() as u64;
+            let in_slot = landed.in_slot;
+            text.accept(landed);
+            let part = next.as_ref().and_then(|next| next.part(*number));
+            if text.left() == 0 || part.is_none() || !in_slot {
+                text.settle();
+                if let (Some(next), Some(part)) = (&mut next, part) {
+                    next.texts[part] = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Submits a step of every text whose next token is known, or will be with the step `before`.
+    async fn submit(&mut self, engine: &Engine, before: Option<&Numbered>) -> Result<Option<Numbered>> {
+        let state = &mut *engine.state.lock().await;
+        let mut proposed = match self.running.as_mut_slice() {
+            [(_, text)] => text.propose(&state.costs),
+            _ => Vec::new(),
+        };
+        loop {
+            let (mut parts, mut texts) = (Vec::new(), Vec::new());
+            for (number, text) in &mut self.running {
+                let after = match before.and_then(|before| Some((before, before.part(*number)?))) {
+                    None if text.left() == 0 => continue,
+                    None if proposed.is_empty() || text.session.pending().1.len() > 1 => After::Nothing,
+                    None => After::Proposed(&proposed),
+                    // The token under way may be the last one, or tell which are proposed.
+                    Some((before, part))
+                        if text.left() == 1 || before.flight.rows(part) > 1 || !proposed.is_empty() =>
+                    {
+                        continue;
+                    }
+                    Some((before, part)) => match before.flight.slot(state, part) {
+                        Some(slot) => After::Slot(slot),
+                        None => continue,
+                    },
+                };
+                parts.push(text.part(after));
+                texts.push(Some(*number));
+            }
+            if parts.is_empty() {
+                return Ok(None);
+            }
+            match submit(engine, state, &mut parts) {
+                // There may be room for the certain token alone.
+                Err(error) if error.kind() == ErrorKind::OutOfMemory && !proposed.is_empty() => {
+                    drop(parts);
+                    proposed.clear();
+                }
+                flight => {
+                    let submitted = Instant::now();
+                    return flight.map(|flight| Some(Numbered { flight, texts, submitted }));
+                }
+            }
+        }
+    }
+}
 
 /// What was generated for one session.
 #[derive(Debug, Clone)]
@@ -18,8 +225,7 @@ pub struct Generation {
     pub finish: Finish,
 }
 
-/// Continues every session until it ends, at most `width` of them in a batch; as one ends, the next
-/// takes its place.
+/// Continues every session until it ends, at most `width` of them in a step, see [`Batch`].
 ///
 /// # Errors
 /// As [`Session::generate`].
@@ -30,64 +236,15 @@ pub async fn generate_all(
 ) -> Result<Vec<Generation>> {
     let empty = Generation { text: String::new(), tokens: Vec::new(), finish: Finish::Length };
     let mut generations = vec![empty; sessions.len()];
-    let mut waiting = sessions.iter_mut().enumerate();
-    let mut running: Vec<(usize, Continuation)> = Vec::new();
-    loop {
-        while running.len() < width.max(1) {
-            let Some((index, session)) = waiting.next() else { break };
-            running.push((index, Continuation::new(session, options.clone())?));
-        }
-        if running.is_empty() {
-            return Ok(generations);
-        }
-        let mut lanes = running.iter_mut().map(|(_, text)| text.lane()).collect::<Vec<_>>();
-        let sampled = step(&mut lanes).await?;
-        drop(lanes);
-        let mut still_running = Vec::with_capacity(running.len());
-        for ((index, mut continuation), token) in running.into_iter().zip(sampled) {
-            let generation = &mut generations[index];
-            let piece = continuation.accept(token)?;
-            generation.tokens.push(piece.token.id);
-            generation.text += &piece.text;
-            match piece.finish {
-                Some(finish) => generation.finish = finish,
-                None => still_running.push((index, continuation)),
-            }
-        }
-        running = still_running;
+    let mut batch = Batch::new(width);
+    for session in sessions {
+        batch.push(session, options.clone());
     }
-}
-
-impl Engine {
-    /// Log-probabilities of each continuation's tokens after the text of `session`, which is
-    /// computed once and shared.
-    ///
-    /// # Errors
-    /// As [`Model::forward`](crate::model::Model::forward).
-    pub async fn score(&self, session: &mut Session, continuations: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-        session.prefill().await?;
-        let model = &mut self.state.lock().await.model;
-        let vocab = self.config().vocab_size;
-        let most = model.options.max_logit_rows.min(model.options.max_rows) as usize;
-        let last = session.tokens().last().copied();
-        let mut scores = Vec::with_capacity(continuations.len());
-        for continuation in continuations {
-            // The token before each scored one: the text's last, then all but the continuation's own last.
-            let inputs: Vec<u32> = last.into_iter().chain(continuation.iter().copied()).collect();
-            let inputs = &inputs[..continuation.len()];
-            let mut fork = session.fork();
-            let (sequence, _) = fork.pending();
-            let mut logprobs = Vec::with_capacity(continuation.len());
-            for (inputs, targets) in inputs.chunks(most).zip(continuation.chunks(most)) {
-                let mut chunks = [Chunk { sequence: &mut *sequence, tokens: inputs, logits: LogitRows::All }];
-                model.forward(self.gpu(), &mut chunks, None)?;
-                let logits = model.logits.download(self.gpu(), inputs.len() as u32).await?;
-                for (row, target) in logits.chunks_exact(vocab).zip(targets) {
-                    logprobs.push((f64::from(row[*target as usize]) - log_sum_exp(row, 1.0)) as f32);
-                }
-            }
-            scores.push(logprobs);
-        }
-        Ok(scores)
+    while let Some((number, piece)) = batch.next().await? {
+        let generation = &mut generations[number];
+        generation.tokens.push(piece.token.id);
+        generation.text += &piece.text;
+        generation.finish = piece.finish.unwrap_or(generation.finish);
     }
+    Ok(generations)
 }

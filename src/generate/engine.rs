@@ -8,7 +8,7 @@ use std::{
 
 use futures::lock::Mutex;
 
-use super::{Session, lanes::Sampling};
+use super::{Session, StepCounts, proposer::StepCosts, sampling::Sampling};
 use crate::{
     Error, ErrorKind, Result,
     checkpoint::{Checkpoint, DType},
@@ -120,6 +120,8 @@ pub struct Engine {
 pub(super) struct State {
     pub model: Model,
     pub sampling: Sampling,
+    pub costs: StepCosts,
+    pub counts: StepCounts,
 }
 
 impl State {
@@ -139,7 +141,7 @@ impl State {
             Some(checkpoint) => weights.fill(gpu, checkpoint, config, progress),
         })?;
         let sampling = Sampling::new(gpu, &model)?;
-        Ok(Self { model, sampling })
+        Ok(Self { model, sampling, costs: StepCosts::default(), counts: StepCounts::default() })
     }
 }
 
@@ -270,9 +272,19 @@ impl Engine {
         self.generation.eos_token_ids.as_deref().unwrap_or(&self.config.eos_token_ids)
     }
 
+    /// What the steps of all its sessions have come to so far.
+    pub async fn step_counts(&self) -> StepCounts {
+        self.state.lock().await.counts
+    }
+
     /// An empty session.
     pub fn session(self: &Arc<Self>) -> Session {
-        Session::new(self.clone(), self.empty.fork())
+        Session::new(self.clone(), self.empty())
+    }
+
+    /// A sequence without tokens.
+    pub(super) fn empty(&self) -> Sequence {
+        self.empty.fork()
     }
 
     /// Logits of every token, `[tokens, vocab]`, and with `hidden` the hidden states in transformers'

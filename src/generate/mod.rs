@@ -1,15 +1,20 @@
 //! From a loaded model to text: sessions, sampling, batches.
 
 mod batch;
+mod continuation;
 mod engine;
 mod lanes;
 mod philox;
+mod proposer;
 mod sampler;
+mod sampling;
+mod score;
 mod session;
 
-pub use batch::{Generation, generate_all};
+pub use batch::{Batch, Generation, generate_all};
 pub use engine::{Engine, EngineOptions, ModelSource, default_format};
 pub use lanes::{Lane, step};
 pub use philox::{philox_4x32, uniform};
+pub use proposer::{PromptLookup, Proposer, Speculate, StepCounts};
 pub use sampler::{Decision, Sampled, Sampler, SamplingParams};
 pub use session::{Finish, GenerateOptions, Piece, Session};

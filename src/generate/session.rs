@@ -4,12 +4,8 @@ use std::sync::Arc;
 
 use futures::{Stream, stream};
 
-use super::{Engine, Lane, Sampled, Sampler, SamplingParams};
-use crate::{
-    Error, ErrorKind, Result,
-    model::Sequence,
-    text::{StopStrings, StreamDecoder},
-};
+use super::{Batch, Engine, Sampled, SamplingParams, Speculate};
+use crate::{Error, ErrorKind, Result, model::Sequence};
 
 /// A text: its tokens, and the keys and values of those computed so far. Tokens are computed when
 /// something depends on them.
@@ -38,6 +34,8 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Bit `id % 32` of word `id / 32` tells whether a token is allowed; `None` allows all.
     pub allowed: Option<Vec<u32>>,
+    /// When to guess at tokens and check them together; the text is the same with and without.
+    pub speculate: Speculate,
 }
 
 /// Why generation ended.
@@ -175,6 +173,22 @@ impl Session {
         self.tokens.split_at(self.generated_from)
     }
 
+    /// The cache.
+    pub(super) fn sequence(&mut self) -> &mut Sequence {
+        &mut self.sequence
+    }
+
+    /// Forgets the tokens from number `length` on, and all in the cache but those before the last: what a
+    /// step leaves that chose token number `length - 1`.
+    pub(super) fn settle(&mut self, length: usize) {
+        self.tokens.truncate(length);
+        let computed = length.saturating_sub(1) as u32;
+        if self.sequence.len() > computed && self.sequence.truncate(computed).is_err() {
+            // Too far back for what the window has left: everything is computed anew.
+            self.sequence = self.engine.empty();
+        }
+    }
+
     /// Continues the text, one [`Piece`] for each token. What was generated stays part of the session
     /// when the stream is dropped.
     ///
@@ -182,87 +196,10 @@ impl Session {
     /// The stream yields an error and ends when a step fails; [`ErrorKind::Argument`] when there is
     /// no token to continue from or an option is out of range.
     pub fn generate(&mut self, options: GenerateOptions) -> impl Stream<Item = Result<Piece>> + '_ {
-        let state = Continuation::new(self, options).map(Some);
-        stream::try_unfold(state, |state| async move {
-            let Some(mut continuation) = state? else { return Ok(None) };
-            let sampled = super::step(&mut [continuation.lane()]).await?.remove(0);
-            let piece = continuation.accept(sampled)?;
-            let next = piece.finish.is_none().then_some(continuation);
-            Ok(Some((piece, Ok(next))))
+        let mut batch = Batch::new(1);
+        batch.push(self, options);
+        stream::try_unfold(batch, |mut batch| async move {
+            Ok(batch.next().await?.map(|(_, piece)| (piece, batch)))
         })
-    }
-}
-
-/// A generation under way: what [`Session::generate`] and batches of them step through.
-pub(super) struct Continuation<'a> {
-    session: &'a mut Session,
-    options: GenerateOptions,
-    sampler: Sampler,
-    decoder: Option<StreamDecoder>,
-    stop: StopStrings,
-    left: usize,
-}
-
-impl<'a> Continuation<'a> {
-    pub fn new(session: &'a mut Session, options: GenerateOptions) -> Result<Self> {
-        if session.tokens.is_empty() {
-            let expected = "at least one token to continue from";
-            return Err(Error::expected(ErrorKind::Argument, "prompt", expected, "none"));
-        }
-        let context = session.engine.context();
-        if session.tokens.len() > context {
-            let expected = format!("at most the context's {context} tokens");
-            return Err(Error::expected(ErrorKind::Argument, "prompt", expected, session.tokens.len()));
-        }
-        let room = context + 1 - session.tokens.len();
-        let left = options.max_tokens.unwrap_or(room).min(room);
-        if left == 0 {
-            return Err(Error::expected(ErrorKind::Argument, "max_tokens", "at least 1", 0));
-        }
-        let mut decoder =
-            session.engine.tokenizer().ok().map(|tokenizer| StreamDecoder::new(tokenizer.clone()));
-        if let (Some(decoder), Some(last)) = (&mut decoder, session.tokens.last()) {
-            // The space before the first word is no text, unless there are words before it.
-            decoder.push(*last)?;
-        }
-        let sampler = Sampler::new(options.sampling.clone())?;
-        let stop = StopStrings::new(options.stop.clone());
-        Ok(Self { session, options, sampler, decoder, stop, left })
-    }
-
-    /// Its part of the next step.
-    pub fn lane(&mut self) -> Lane<'_> {
-        Lane {
-            session: self.session,
-            sampler: &self.sampler,
-            sample: self.options.sample,
-            allowed: self.options.allowed.as_deref(),
-        }
-    }
-
-    /// Takes the token that the step chose, which is in the session already.
-    pub fn accept(&mut self, token: Sampled) -> Result<Piece> {
-        self.left -= 1;
-        let ends = !self.options.ignore_eos && self.session.engine.eos_token_ids().contains(&token.id)
-            || self.options.stop_ids.contains(&token.id);
-        let decoded = match &mut self.decoder {
-            Some(decoder) if !ends => decoder.push(token.id)?.unwrap_or_default(),
-            _ => String::new(),
-        };
-        let (mut text, stopped) = self.stop.push(&decoded);
-        let finish = match () {
-            () if ends || stopped => Some(Finish::Stop),
-            () if self.left == 0 => Some(Finish::Length),
-            () => None,
-        };
-        if finish.is_some() && !stopped {
-            let rest = self.decoder.as_mut().and_then(StreamDecoder::finish).unwrap_or_default();
-            let (rest, stopped) = self.stop.push(&rest);
-            text += &rest;
-            if !stopped {
-                text += &self.stop.finish();
-            }
-        }
-        Ok(Piece { text, token, finish })
     }
 }

@@ -231,9 +231,10 @@ impl Sequence {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
-    /// Returns the pages that no later query can see.
+    /// Returns the pages that no later query can see, nor one of the last [`PAGE`] tokens: so many can be
+    /// taken back.
     pub fn release_outside_window(&mut self) {
-        let keep = self.first_visible(self.length) / PAGE;
+        let keep = self.first_visible(self.length.saturating_sub(PAGE)) / PAGE;
         while self.first_page < keep && !self.pages.is_empty() {
             let page = self.pages.pop_front().expect("not empty");
             lock(&self.pool).release(page);
