@@ -16,7 +16,7 @@ use mistral_wgpu::{
     gpu::{Buffer, Gpu, GpuOptions, Recording},
     ops::*,
     quant::{FORMATS, Format},
-    tensor::{Q8Tensor, Tensor},
+    tensor::{Activation, ActivationFormat, Q8Tensor, Tensor},
 };
 use pollster::block_on;
 
@@ -198,25 +198,35 @@ impl Bench {
     fn pointwise(&self) -> Result<()> {
         for rows in [1, 256] {
             let values = f64::from(rows * HIDDEN);
-            for (kernel, gpu) in each(&RMS_NORM, &self.gpu, &RmsNormShape { residual: false, gather: false })
-            {
+            for (kernel, gpu) in each(
+                &RMS_NORM,
+                &self.gpu,
+                &RmsNormShape { residual: false, gather: false, format: ActivationFormat::F32 },
+            ) {
                 if self.wants(&kernel, "hidden") {
                     let [x, y] = ["x", "y"].map(|label| Tensor::zeros(&gpu, label, rows, HIDDEN));
                     let weight = gpu.upload("weight", &[1.0f32; HIDDEN as usize])?;
                     let mut recording = Recording::default();
-                    RmsNorm { x: &x?, delta: None, weight: &weight, y: &y?, row_ids: None, eps: 1e-5 }
-                        .record(&gpu, &mut recording)?;
+                    RmsNorm {
+                        x: &x?,
+                        delta: None,
+                        weight: &weight,
+                        y: Activation::F32(&y?),
+                        row_ids: None,
+                        eps: 1e-5,
+                    }
+                    .record(&gpu, &mut recording)?;
                     let work = Work { bytes: 8.0 * values, operations: 4.0 * values };
                     self.time(&kernel, "hidden", rows, &work, &recording)?;
                 }
             }
             let values = f64::from(rows * INTERMEDIATE);
-            for (kernel, gpu) in each(&SWIGLU, &self.gpu, &()) {
+            for (kernel, gpu) in each(&SWIGLU, &self.gpu, &ActivationFormat::F32) {
                 if self.wants(&kernel, "intermediate") {
                     let gate_up = Tensor::zeros(&gpu, "gate_up", rows, 2 * INTERMEDIATE)?;
                     let out = Tensor::zeros(&gpu, "out", rows, INTERMEDIATE)?;
                     let mut recording = Recording::default();
-                    Swiglu { gate_up: &gate_up, out: &out }.record(&gpu, &mut recording)?;
+                    Swiglu { gate_up: &gate_up, y: Activation::F32(&out) }.record(&gpu, &mut recording)?;
                     let work = Work { bytes: 12.0 * values, operations: 5.0 * values };
                     self.time(&kernel, "intermediate", rows, &work, &recording)?;
                 }

@@ -1,11 +1,12 @@
-// Merges the partial results of each row and head: out = Σ exp(m - M) acc / Σ exp(m - M) l, M the largest maximum.
+// Merges the partial results of each row and head: y = Σ exp(m - M) acc / Σ exp(m - M) l, M the largest maximum.
 import package::generated::{AttentionParams, HEAD_DIM, Row, WORKGROUP};
 import package::attention_partial::{MASKED, partial_start};
+@if(q8) import package::quant::store::store_blocks;
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;            // [rows]
 @group(0) @binding(2) var<storage, read> partials: array<f32>;        // [partials, HEADS, PARTIAL]
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;       // [rows, stride]
+@if(!q8) @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, stride]
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
@@ -17,7 +18,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var partial = row.partial; partial < end; partial++) {
         maximum = max(maximum, partials[partial_start(partial, head)]);
     }
-    for (var dim = index; dim < HEAD_DIM; dim += WORKGROUP) {
+    for (var first = 0u; first < HEAD_DIM; first += WORKGROUP) {
+        let dim = min(first + index, HEAD_DIM - 1u);
         var sum = 0.0;
         var value = 0.0;
         for (var partial = row.partial; partial < end; partial++) {
@@ -27,6 +29,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
             value = fma(factor, partials[start + 2u + dim], value);
         }
         // A row without any visible key, as the padding of a batch may be, gives zero.
-        out[workgroup.x * params.stride + head * HEAD_DIM + dim] = select(0.0, value / sum, sum > 0.0);
+        let result = select(0.0, value / sum, sum > 0.0);
+        let head_start = workgroup.x * params.stride + head * HEAD_DIM;
+        @if(!q8)
+        if first + index < HEAD_DIM {
+            y[head_start + dim] = result;
+        }
+        // Whole blocks, for HEAD_DIM is a multiple of 32.
+        @if(q8) store_blocks((head_start + first) / 32u, (head_start + HEAD_DIM) / 32u, index, result);
     }
 }

@@ -1,9 +1,10 @@
-// out = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), one row per workgroup.x.
+// y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), one row per workgroup.x.
 import package::generated::{SwigluParams, WORKGROUP};
+@if(q8) import package::quant::store::store_blocks;
 
 @group(0) @binding(0) var<uniform> params: SwigluParams;
 @group(0) @binding(1) var<storage, read> gate_up: array<vec2f>; // [rows, stride / 2]: gate and up of each column
-@group(0) @binding(2) var<storage, read_write> out: array<f32>; // [rows, out_stride]
+@if(!q8) @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [rows, y_stride]
 
 // x / (1 + exp(-x)), with the exponential of a number that is never positive.
 fn silu(x: f32) -> f32 {
@@ -14,8 +15,15 @@ fn silu(x: f32) -> f32 {
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
     let col = workgroup.y * WORKGROUP + index;
+    let pair = gate_up[workgroup.x * (params.stride / 2u) + min(col, params.cols - 1u)];
+    let value = silu(pair.x) * pair.y;
+    @if(!q8)
     if col < params.cols {
-        let pair = gate_up[workgroup.x * (params.stride / 2u) + col];
-        out[workgroup.x * params.out_stride + col] = silu(pair.x) * pair.y;
+        y[workgroup.x * params.y_stride + col] = value;
+    }
+    @if(q8) {
+        let first_block = (workgroup.x * params.y_stride + workgroup.y * WORKGROUP) / 32u;
+        let end_block = (workgroup.x + 1u) * params.y_stride / 32u;
+        store_blocks(first_block, end_block, index, select(0.0, value, col < params.cols));
     }
 }

@@ -107,6 +107,64 @@ impl Q8Tensor {
     }
 }
 
+/// How activations are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ActivationFormat {
+    /// [`Tensor`].
+    F32,
+    /// [`Q8Tensor`].
+    Q8,
+}
+
+/// Activations as an operation writes them, or a product reads them.
+#[derive(Debug, Clone, Copy)]
+pub enum Activation<'a> {
+    /// As numbers.
+    F32(&'a Tensor),
+    /// In blocks of 8-bit codes.
+    Q8(&'a Q8Tensor),
+}
+
+impl<'a> Activation<'a> {
+    /// How they are stored.
+    pub fn format(self) -> ActivationFormat {
+        match self {
+            Self::F32(_) => ActivationFormat::F32,
+            Self::Q8(_) => ActivationFormat::Q8,
+        }
+    }
+
+    /// Rows that fit.
+    pub fn rows(self) -> u32 {
+        match self {
+            Self::F32(tensor) => tensor.rows,
+            Self::Q8(tensor) => tensor.rows,
+        }
+    }
+
+    /// Columns that mean something.
+    pub fn cols(self) -> u32 {
+        match self {
+            Self::F32(tensor) => tensor.cols,
+            Self::Q8(tensor) => tensor.cols,
+        }
+    }
+
+    /// Columns from the beginning of one row to that of the next.
+    pub fn stride(self) -> u32 {
+        stride(self.cols())
+    }
+
+    /// The buffers that a kernel writes: `y`, or as `quant/store.wgsl` calls them.
+    pub(crate) fn outputs(self) -> impl Iterator<Item = (&'static str, &'a Buffer)> {
+        let (first, second) = match self {
+            Self::F32(tensor) => (("y", &tensor.buffer), None),
+            Self::Q8(tensor) => (("y_codes", &tensor.codes), Some(("y_scales", &tensor.scales))),
+        };
+        [first].into_iter().chain(second)
+    }
+}
+
 fn stride(cols: u32) -> u32 {
     cols.next_multiple_of(BLOCK as u32)
 }

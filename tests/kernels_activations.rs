@@ -3,12 +3,12 @@
 
 mod device;
 
-use device::{FLOOR, GPU, difference, download, largest, noise};
+use device::{FLOOR, GPU, assert_codes, difference, download, largest, noise};
 use mistral_wgpu::{
     gpu::*,
     ops::*,
     reference::{self, KvSide},
-    tensor::Tensor,
+    tensor::*,
 };
 
 /// What an untouched word of the KV cache holds.
@@ -181,7 +181,7 @@ fn swiglu() {
             let gate_up = Tensor::from_values(gpu, "gate_up", &gates, 2 * cols as u32).unwrap();
             let out = Tensor::zeros(gpu, "out", 4, cols as u32).unwrap();
             replay(gpu, 3, |recording| {
-                Swiglu { gate_up: &gate_up, out: &out }.record(gpu, recording).unwrap();
+                Swiglu { gate_up: &gate_up, y: Activation::F32(&out) }.record(gpu, recording).unwrap();
             });
             let found = download(gpu, &out, 4);
             for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -191,6 +191,12 @@ fn swiglu() {
                 assert!((found - expected).abs() <= bound, "gate {gate}: {found}, expected {expected}");
             }
             assert_eq!(found[3 * cols..], vec![0.0; cols], "rows beyond the batch");
+
+            let codes = Q8Tensor::zeros(gpu, "codes", 4, cols as u32).unwrap();
+            replay(gpu, 3, |recording| {
+                Swiglu { gate_up: &gate_up, y: Activation::Q8(&codes) }.record(gpu, recording).unwrap();
+            });
+            assert_codes(gpu, &codes, &found);
         }
     }
 }
@@ -222,10 +228,12 @@ fn rms_norm() {
         x.iter_mut().enumerate().for_each(|(index, value)| *value *= scales[index / cols]);
         let (delta, weight) = (noise(4, ROWS * cols), noise(5, cols));
         for (residual, gather) in [(false, false), (true, false), (false, true), (true, true)] {
-            let shape = RmsNormShape { residual, gather };
-            for gpu in [&*GPU, &*FLOOR] {
-                for variant in RMS_NORM.runnable(gpu, &shape) {
-                    check_rms_norm(&RMS_NORM.only(gpu, variant), shape, cols, (&x, &delta, &weight), EPS);
+            for format in [ActivationFormat::F32, ActivationFormat::Q8] {
+                let shape = RmsNormShape { residual, gather, format };
+                for gpu in [&*GPU, &*FLOOR] {
+                    for variant in RMS_NORM.runnable(gpu, &shape) {
+                        check_rms_norm(&RMS_NORM.only(gpu, variant), shape, cols, (&x, &delta, &weight), EPS);
+                    }
                 }
             }
         }
@@ -246,20 +254,30 @@ fn check_rms_norm(gpu: &Gpu, shape: RmsNormShape, cols: usize, values: (&[f32], 
     let delta = Tensor::from_values(gpu, "delta", delta, cols as u32).unwrap();
     let weight = gpu.upload("weight", weight).unwrap();
     let y = Tensor::zeros(gpu, "y", rows as u32, cols as u32).unwrap();
+    let codes = Q8Tensor::zeros(gpu, "codes", rows as u32, cols as u32).unwrap();
     let row_ids = gpu.upload("row_ids", &chosen).unwrap();
     let mut recording = Recording::default();
     let (delta, row_ids) = (shape.residual.then_some(&delta), shape.gather.then_some(&row_ids));
-    RmsNorm { x: &x, delta, weight: &weight, y: &y, row_ids, eps }.record(gpu, &mut recording).unwrap();
+    let result = match shape.format {
+        ActivationFormat::F32 => Activation::F32(&y),
+        ActivationFormat::Q8 => Activation::Q8(&codes),
+    };
+    RmsNorm { x: &x, delta, weight: &weight, y: result, row_ids, eps }.record(gpu, &mut recording).unwrap();
     gpu.replay(&recording, &[rows as u64, chosen.len() as u64, 0], None).unwrap();
 
-    let found = download(gpu, &y, chosen.len());
     let expected = pick(&normed);
-    for (row, (found, expected)) in found.chunks(cols).zip(expected.chunks(cols)).enumerate() {
-        let difference = difference(found, expected);
-        assert!(
-            difference <= 1e-6 * largest(expected),
-            "{shape:?}, {cols} columns, row {row}: {difference:e}"
-        );
+    match shape.format {
+        ActivationFormat::Q8 => assert_codes(gpu, &codes, &expected),
+        ActivationFormat::F32 => {
+            let found = download(gpu, &y, chosen.len());
+            for (row, (found, expected)) in found.chunks(cols).zip(expected.chunks(cols)).enumerate() {
+                let difference = difference(found, expected);
+                assert!(
+                    difference <= 1e-6 * largest(expected),
+                    "{shape:?}, {cols} columns, row {row}: {difference:e}"
+                );
+            }
+        }
     }
     // The residual stream was updated where it was read, once.
     assert_eq!(pick(&download(gpu, &x, rows)), pick(&summed));

@@ -5,7 +5,7 @@ mod device;
 use std::{fs, path::Path, sync::Arc, thread};
 
 use device::GPU;
-use mistral_wgpu::{ErrorKind, gpu::*, model::*, ops::*, quant::by_name};
+use mistral_wgpu::{ErrorKind, gpu::*, model::*, ops::*, quant::by_name, tensor::ActivationFormat};
 use pollster::block_on;
 
 fn open() -> Gpu {
@@ -13,7 +13,7 @@ fn open() -> Gpu {
 }
 
 fn key() -> KernelKey {
-    (SWIGLU.variants[0].key)(&())
+    (SWIGLU.variants[0].key)(&ActivationFormat::F32)
 }
 
 #[test]

@@ -132,3 +132,21 @@ fn greedy_text_is_that_of_transformers() {
         assert_eq!(text, golden.ids("greedy"), "{name}");
     }
 }
+
+/// Dispatches of a block when one token is decoded, 300 tokens into a text.
+#[test]
+fn a_block_takes_few_dispatches() {
+    let config = ModelConfig::synthetic("demo").unwrap();
+    let weights = Weights::random(&GPU, &config, by_name("q4_0").unwrap(), 1).unwrap();
+    let blocks = config.num_hidden_layers as u64;
+    let options = ModelOptions { context: 512, max_rows: 64, ..Default::default() };
+    let mut model = Model::new(&GPU, config, weights, options).unwrap();
+    let mut sequence = model.sequence();
+    model.skip(&GPU, &mut sequence, 300).unwrap();
+    let before = GPU.counters();
+    let mut chunks = [Chunk { sequence: &mut sequence, tokens: &[1], logits: LogitRows::Last }];
+    model.forward(&GPU, &mut chunks, None).unwrap();
+    GPU.wait().unwrap();
+    // Beside the blocks: embedding, norm and output projection.
+    assert_eq!((GPU.counters() - before).dispatches, 10 * blocks + 3);
+}

@@ -5,7 +5,7 @@ mod device;
 use std::{collections::HashMap, fs, path::Path};
 
 use device::GPU;
-use mistral_wgpu::{gpu::*, model::*, ops::*, quant::by_name};
+use mistral_wgpu::{gpu::*, model::*, ops::*, quant::by_name, tensor::ActivationFormat};
 use pollster::block_on;
 
 const NORM: &str = "rms_norm, 64";
@@ -46,7 +46,11 @@ fn tune(gpu: &Gpu, tune: Tune, dir: &Path) -> Vec<TuneRow> {
 
 /// The norm that `gpu` uses in a model of 64 columns.
 fn norm(gpu: &Gpu) -> &'static str {
-    RMS_NORM.choose_for(gpu, &RmsNormShape { residual: false, gather: true }, 64).unwrap().0.name
+    RMS_NORM
+        .choose_for(gpu, &RmsNormShape { residual: false, gather: true, format: ActivationFormat::F32 }, 64)
+        .unwrap()
+        .0
+        .name
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "quant/layout",
     "quant/q4_0",
     "quant/q8_0",
+    "quant/store",
     "quantize",
     "reduce",
     "residual_add",

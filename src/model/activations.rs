@@ -25,6 +25,20 @@ impl RopeTable {
     }
 }
 
+/// Activations that a product reads, in the form that its kernel wants.
+#[derive(Debug)]
+pub(super) struct ProductInput {
+    pub f32: Tensor,
+    pub q8: Q8Tensor,
+}
+
+impl ProductInput {
+    fn new(gpu: &Gpu, label: &str, rows: u32, cols: usize) -> Result<Self> {
+        let f32 = Tensor::zeros(gpu, label, rows, cols as u32)?;
+        Ok(Self { f32, q8: Q8Tensor::zeros(gpu, label, rows, cols as u32)? })
+    }
+}
+
 /// Activations and the tables of the current batch.
 #[derive(Debug)]
 pub(super) struct Activations {
@@ -33,27 +47,19 @@ pub(super) struct Activations {
     /// What the next norm adds to it, `[rows, hidden]`.
     pub delta: Tensor,
     /// `[rows, hidden]`.
-    pub normed: Tensor,
-    /// Inputs of products in 8-bit codes, for kernels that multiply integers.
-    pub normed_q8: Q8Tensor,
-    /// `[rows, heads * head_dim]`.
-    pub attended_q8: Q8Tensor,
-    /// `[rows, intermediate]`.
-    pub intermediate_q8: Q8Tensor,
-    /// `[logit rows, hidden]`.
-    pub final_norm_q8: Q8Tensor,
+    pub normed: ProductInput,
     /// `[rows, (heads + 2 * kv_heads) * head_dim]`.
     pub qkv: Tensor,
     /// After RoPE, `[rows, heads * head_dim]`.
     pub q: Tensor,
     /// `[rows, heads * head_dim]`.
-    pub attended: Tensor,
+    pub attended: ProductInput,
     /// `[rows, 2 * intermediate]`.
     pub gate_up: Tensor,
     /// `[rows, intermediate]`.
-    pub intermediate: Tensor,
+    pub intermediate: ProductInput,
     /// Input of the output projection, `[logit rows, hidden]`.
-    pub final_norm: Tensor,
+    pub final_norm: ProductInput,
     /// Copies of `x` at the beginning of each block, when asked for: `[layers][rows, hidden]`.
     pub hidden_states: Vec<Tensor>,
     /// `[partials, heads, head_dim + 2]`, `f32`.
@@ -111,7 +117,7 @@ impl Activations {
     ) -> Result<Self> {
         let rows = options.max_rows;
         let tensor = |label: &str, cols: usize| Tensor::zeros(gpu, label, rows, cols as u32);
-        let q8 = |label: &str, rows: u32, cols: usize| Q8Tensor::zeros(gpu, label, rows, cols as u32);
+        let input = |label: &str, cols: usize| ProductInput::new(gpu, label, rows, cols);
         let hidden = config.hidden_size;
         let [x, delta, normed, qkv, q, attended, gate_up, intermediate] = widths(config);
         let partials = partial_capacity(rows);
@@ -124,17 +130,13 @@ impl Activations {
         Ok(Self {
             x: tensor("x", x)?,
             delta: tensor("delta", delta)?,
-            normed: tensor("normed", normed)?,
-            normed_q8: q8("normed", rows, normed)?,
-            attended_q8: q8("attended", rows, attended)?,
-            intermediate_q8: q8("intermediate", rows, intermediate)?,
-            final_norm_q8: q8("final norm", options.max_logit_rows, hidden)?,
+            normed: input("normed", normed)?,
             qkv: tensor("qkv", qkv)?,
             q: tensor("q", q)?,
-            attended: tensor("attended", attended)?,
+            attended: input("attended", attended)?,
             gate_up: tensor("gate_up", gate_up)?,
-            intermediate: tensor("intermediate", intermediate)?,
-            final_norm: Tensor::zeros(gpu, "final norm", options.max_logit_rows, hidden as u32)?,
+            intermediate: input("intermediate", intermediate)?,
+            final_norm: ProductInput::new(gpu, "final norm", options.max_logit_rows, hidden)?,
             hidden_states: Vec::new(),
             partials: gpu.allocate("partials", u64::from(partials) * partial_bytes)?,
             rows: gpu.allocate("rows", u64::from(rows) * size_of::<Row>() as u64)?,

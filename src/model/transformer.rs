@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Chunk, FEW_ROWS, KvCache, ModelConfig, Sequence, Weights,
-    activations::{Activations, RopeTable},
+    activations::{Activations, ProductInput, RopeTable},
     batch::Tables,
     weights::Layer,
 };
@@ -17,9 +17,9 @@ use crate::{
     gpu::{Buffer, Gpu, Profile, Recording},
     ops::{
         Attention, Embedding, KvFormat, Matmul, PAGE, Quantize, RmsNorm, RopeKv, RowCount, SAMPLED, Swiglu,
-        count,
+        Weight, count,
     },
-    tensor::{Q8Tensor, Tensor},
+    tensor::{Activation, Tensor},
 };
 
 /// How large a model's working memory is.
@@ -178,7 +178,7 @@ impl Model {
     /// Hidden states of the last batch in transformers' order: the input of every block,
     /// `[rows, hidden]` each, and the final norm's output, `[logit rows, hidden]`.
     pub fn hidden_states(&self) -> impl Iterator<Item = &Tensor> {
-        self.activations.hidden_states.iter().chain([&self.activations.final_norm])
+        self.activations.hidden_states.iter().chain([&self.activations.final_norm.f32])
     }
 
     /// Appends `count` tokens to `sequence` without computing them: their keys and values are whatever the
@@ -313,64 +313,65 @@ impl Model {
         Embedding { weight, rows: &a.rows, sampled, y: &a.x }.record(gpu, rec)?;
         let mut delta = None;
         for (index, layer) in self.weights.layers.iter().enumerate() {
-            self.norm(gpu, rec, delta, &layer.input_norm)?;
-            if key.hidden_states {
-                rec.copy(&a.x.buffer, &a.hidden_states[index].buffer);
-            }
-            self.attention(gpu, rec, layer, index, key.rows)?;
-            self.norm(gpu, rec, Some(&a.delta), &layer.post_attention_norm)?;
+            self.attention(gpu, rec, delta, layer, index, key)?;
             self.feed_forward(gpu, rec, layer, key.rows)?;
             delta = Some(&a.delta);
         }
         if let Some(rows) = key.logit_rows {
+            let lm_head = self.linear("lm_head", self.weights.lm_head(), &a.final_norm, &self.logits, rows);
             let (weight, row_ids) = (&self.weights.norm, Some(&a.logit_rows));
-            RmsNorm { x: &a.x, delta, weight, y: &a.final_norm, row_ids, eps: self.config.rms_norm_eps }
-                .record(gpu, rec)?;
-            self.linear(
-                gpu,
-                rec,
-                "lm_head",
-                self.weights.lm_head(),
-                (&a.final_norm, &a.final_norm_q8),
-                &self.logits,
-                rows,
-            )?;
+            let wanted = lm_head.input(gpu)?;
+            // The last of the hidden states.
+            let y = if key.hidden_states { Activation::F32(&a.final_norm.f32) } else { wanted };
+            RmsNorm { x: &a.x, delta, weight, y, row_ids, eps: self.config.rms_norm_eps }.record(gpu, rec)?;
+            convert(gpu, rec, y, wanted, rows)?;
+            lm_head.record(gpu, rec)?;
         }
         Ok(recording)
     }
 
-    /// `x += delta; normed = rms_norm(x)`.
+    /// `x += delta; y = rms_norm(x)`.
     fn norm(
         &self,
         gpu: &Gpu,
         recording: &mut Recording,
         delta: Option<&Tensor>,
-        weight: &crate::gpu::Buffer,
+        weight: &Buffer,
+        y: Activation,
     ) -> Result<()> {
-        let a = &self.activations;
-        RmsNorm { x: &a.x, delta, weight, y: &a.normed, row_ids: None, eps: self.config.rms_norm_eps }
-            .record(gpu, recording)
+        let (x, eps) = (&self.activations.x, self.config.rms_norm_eps);
+        RmsNorm { x, delta, weight, y, row_ids: None, eps }.record(gpu, recording)
     }
 
-    /// `delta = o(attention(rope(q), rope(k), v))`, with k and v going through the cache.
+    /// `delta = o(attention(rope(q), rope(k), v))` of the normed `x += delta`, with k and v going through
+    /// the cache.
     fn attention(
         &self,
         gpu: &Gpu,
         recording: &mut Recording,
+        delta: Option<&Tensor>,
         layer: &Layer,
         index: usize,
-        rows: RowCount,
+        key: RecordingKey,
     ) -> Result<()> {
         let a = &self.activations;
         let segments = &self.cache.layers[index];
-        let (rows_table, shape) = (&a.rows, self.cache.shape);
-        self.linear(gpu, recording, "qkv", &layer.qkv, (&a.normed, &a.normed_q8), &a.qkv, rows)?;
-        RopeKv { qkv: &a.qkv, q: &a.q, rows: rows_table, rope: &self.rope.table, segments, shape }
+        let (rows, shape) = (&a.rows, self.cache.shape);
+        let qkv = self.linear("qkv", &layer.qkv, &a.normed, &a.qkv, key.rows);
+        self.norm(gpu, recording, delta, &layer.input_norm, qkv.input(gpu)?)?;
+        if key.hidden_states {
+            recording.copy(&a.x.buffer, &a.hidden_states[index].buffer);
+        }
+        qkv.record(gpu, recording)?;
+        RopeKv { qkv: &a.qkv, q: &a.q, rows, rope: &self.rope.table, segments, shape }
             .record(gpu, recording)?;
+        let o = self.linear("o", &layer.o, &a.attended, &a.delta, key.rows);
+        let wanted = o.input(gpu)?;
+        let y = if shape.whole_blocks() { wanted } else { Activation::F32(&a.attended.f32) };
         Attention {
             q: &a.q,
-            out: &a.attended,
-            rows: rows_table,
+            y,
+            rows,
             single_items: &a.single_items,
             tiled_items: &a.tiled_items,
             page_table: &a.page_table,
@@ -380,10 +381,11 @@ impl Model {
             window: self.config.sliding_window,
         }
         .record(gpu, recording)?;
-        self.linear(gpu, recording, "o", &layer.o, (&a.attended, &a.attended_q8), &a.delta, rows)
+        convert(gpu, recording, y, wanted, key.rows)?;
+        o.record(gpu, recording)
     }
 
-    /// `delta = down(silu(gate) * up)`.
+    /// `delta = down(silu(gate) * up)` of the normed `x += delta`.
     fn feed_forward(
         &self,
         gpu: &Gpu,
@@ -392,35 +394,37 @@ impl Model {
         rows: RowCount,
     ) -> Result<()> {
         let a = &self.activations;
-        self.linear(gpu, recording, "gate_up", &layer.gate_up, (&a.normed, &a.normed_q8), &a.gate_up, rows)?;
-        Swiglu { gate_up: &a.gate_up, out: &a.intermediate }.record(gpu, recording)?;
-        self.linear(
-            gpu,
-            recording,
-            "down",
-            &layer.down,
-            (&a.intermediate, &a.intermediate_q8),
-            &a.delta,
-            rows,
-        )
+        let gate_up = self.linear("gate_up", &layer.gate_up, &a.normed, &a.gate_up, rows);
+        let down = self.linear("down", &layer.down, &a.intermediate, &a.delta, rows);
+        self.norm(gpu, recording, Some(&a.delta), &layer.post_attention_norm, gate_up.input(gpu)?)?;
+        gate_up.record(gpu, recording)?;
+        Swiglu { gate_up: &a.gate_up, y: down.input(gpu)? }.record(gpu, recording)?;
+        down.record(gpu, recording)
     }
 
-    /// `y = x · weightᵀ`; `x` is quantized before if the product wants it.
-    #[expect(clippy::too_many_arguments)]
-    fn linear(
-        &self,
-        gpu: &Gpu,
-        recording: &mut Recording,
+    /// `y = x · weightᵀ`.
+    fn linear<'a>(
+        &'a self,
         label: &'static str,
-        weight: &crate::ops::Weight,
-        (x, x_q8): (&Tensor, &Q8Tensor),
-        y: &Tensor,
+        weight: &'a Weight,
+        x: &'a ProductInput,
+        y: &'a Tensor,
         rows: RowCount,
-    ) -> Result<()> {
-        let matmul = Matmul { weight, x, x_q8: Some(x_q8), y, rows, counts: &self.activations.counts, label };
-        if matmul.reads_q8(gpu)? {
-            Quantize { x, q8: x_q8, rows }.record(gpu, recording)?;
-        }
-        matmul.record(gpu, recording)
+    ) -> Matmul<'a> {
+        Matmul { weight, x: &x.f32, x_q8: Some(&x.q8), y, rows, counts: &self.activations.counts, label }
+    }
+}
+
+/// Quantizes `written` if codes are `wanted`.
+fn convert(
+    gpu: &Gpu,
+    recording: &mut Recording,
+    written: Activation,
+    wanted: Activation,
+    rows: RowCount,
+) -> Result<()> {
+    match (written, wanted) {
+        (Activation::F32(x), Activation::Q8(q8)) => Quantize { x, q8, rows }.record(gpu, recording),
+        _ => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use super::{AttentionShape, KvFormat, KvSegment, Operation, QUERY_TILE, Row, Var
 use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
-    tensor::Tensor,
+    tensor::{Activation, ActivationFormat, Tensor},
     uniform,
 };
 
@@ -87,21 +87,34 @@ pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
 };
 
 /// Variants of the merge of partial results.
-pub static ATTENTION_COMBINE: Operation<AttentionShape> = Operation {
+pub static ATTENTION_COMBINE: Operation<AttentionCombineShape> = Operation {
     name: "attention_combine",
     variants: &[Variant {
         name: "baseline",
         fits: |_| true,
-        key: |shape| key("attention_combine", shape).constant("WORKGROUP", 64),
+        key: |AttentionCombineShape { attention, format }| {
+            key("attention_combine", attention)
+                .constant("WORKGROUP", 64)
+                .flag("q8", *format == ActivationFormat::Q8)
+        },
     }],
 };
+
+/// What specialises the merge of partial results.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionCombineShape {
+    /// Of the attention.
+    pub attention: AttentionShape,
+    /// How the result is stored: in blocks of a head, if in blocks.
+    pub format: ActivationFormat,
+}
 
 /// `softmax(q · kᵀ / √head_dim) · v` over the keys that each row sees.
 pub struct Attention<'a> {
     /// Rotated queries, `[rows, heads * head_dim]`.
     pub q: &'a Tensor,
-    /// Result, `[rows, heads * head_dim]`.
-    pub out: &'a Tensor,
+    /// Result, `[rows, heads * head_dim]`; in `f32` unless [`AttentionShape::whole_blocks`].
+    pub y: Activation<'a>,
     /// [`Row`] of each row.
     pub rows: &'a Buffer,
     /// [`WorkItem`]s of one row each, a buffer per segment.
@@ -131,14 +144,16 @@ impl Attention<'_> {
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         self.shape.check();
-        assert!(self.q.cols == heads * head_dim && self.out.cols == self.q.cols, "shapes differ");
+        assert!(self.q.cols == heads * head_dim && self.y.cols() == self.q.cols, "shapes differ");
+        assert!(self.y.format() == ActivationFormat::F32 || self.shape.whole_blocks(), "blocks across heads");
         assert!(
             self.single_items.len() == self.segments.len() && self.tiled_items.len() == self.segments.len(),
             "one buffer of items per segment"
         );
         let (_, single) = ATTENTION_SINGLE.choose_for(gpu, &self.shape, self.shape)?;
         let (_, tiled) = ATTENTION_TILED.choose_for(gpu, &self.shape, self.shape)?;
-        let (_, combine) = ATTENTION_COMBINE.choose(gpu, &self.shape)?;
+        let (_, combine) = ATTENTION_COMBINE
+            .choose(gpu, &AttentionCombineShape { attention: self.shape, format: self.y.format() })?;
         let params = gpu.uniform(&AttentionParams {
             stride: self.q.stride(),
             window: self.window.unwrap_or(u32::MAX),
@@ -173,12 +188,8 @@ impl Attention<'_> {
                 recording.push(Step::new(gpu, label, kernel.clone(), &bindings, grid, cost)?);
             }
         }
-        let bindings = [
-            ("params", &params),
-            ("rows", self.rows),
-            ("partials", self.partials),
-            ("out", &self.out.buffer),
-        ];
+        let mut bindings = vec![("params", &params), ("rows", self.rows), ("partials", self.partials)];
+        bindings.extend(self.y.outputs());
         let grid = [Extent::Count { slot: count::ROWS, per: 1 }, Extent::Fixed(heads), Extent::Fixed(1)];
         let cost = Cost { fixed: 0.0, slot: count::ROWS, each: 2.0 * each };
         recording.push(Step::new(gpu, "attention_combine", combine, &bindings, grid, cost)?);

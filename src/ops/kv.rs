@@ -100,7 +100,7 @@ impl AttentionShape {
     /// # Errors
     /// [`ErrorKind::Argument`] for blocks that do not divide a head.
     pub fn supported(&self) -> Result<()> {
-        if self.kv.row().scaled && !self.head_dim.is_multiple_of(quant::BLOCK as u32) {
+        if self.kv.row().scaled && !self.whole_blocks() {
             let expected =
                 format!("a head_dim that is a multiple of {} for {}", quant::BLOCK, self.kv.name());
             return Err(Error::expected(ErrorKind::Argument, "kv cache", expected, self.head_dim));
@@ -121,6 +121,11 @@ impl AttentionShape {
     /// Bytes that a page takes in the key buffer of one layer, and again in its value buffer.
     pub fn page_bytes(&self) -> u64 {
         4 * self.page_layout().page_words() as u64
+    }
+
+    /// Whether a head is a whole number of blocks.
+    pub fn whole_blocks(&self) -> bool {
+        self.head_dim.is_multiple_of(quant::BLOCK as u32)
     }
 
     /// Floats of one partial result of a row, all heads together.

@@ -10,7 +10,7 @@ use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, Kernel, KernelKey, Recording, Step},
     quant::Format,
-    tensor::{Q8Tensor, Tensor},
+    tensor::{Activation, Q8Tensor, Tensor},
     uniform,
 };
 
@@ -61,14 +61,22 @@ fn reads_q8(key: &KernelKey) -> bool {
     key.needs.contains(&Capability::Integer)
 }
 
-impl Matmul<'_> {
-    /// Whether the kernel for this product reads `x_q8`: the caller then fills it before, with
-    /// [`Quantize`](super::Quantize).
+impl<'a> Matmul<'a> {
+    /// Whether the kernel for this product reads `x_q8`.
     ///
     /// # Errors
     /// As [`Gpu::kernel`].
     pub fn reads_q8(&self, gpu: &Gpu) -> Result<bool> {
         Ok(reads_q8(&self.choose(gpu)?.key))
+    }
+
+    /// `x` in the form that the kernel for this product reads: what the caller fills before.
+    ///
+    /// # Errors
+    /// As [`Gpu::kernel`].
+    pub fn input(&self, gpu: &Gpu) -> Result<Activation<'a>> {
+        let reads_q8 = self.reads_q8(gpu)?;
+        Ok(self.x_q8.filter(|_| reads_q8).map_or(Activation::F32(self.x), Activation::Q8))
     }
 
     fn choose(&self, gpu: &Gpu) -> Result<Choice> {

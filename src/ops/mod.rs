@@ -23,7 +23,7 @@ mod variant;
 mod weight;
 
 pub use adjust_logits::{ADJUST_LOGITS, AdjustLogits, Adjustments, RowAdjustments};
-pub use attention::{ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention};
+pub use attention::{ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionCombineShape};
 pub use batch::{KEY_SPLIT, PAGE, QUERY_TILE, Row, RowCount, SAMPLED, WorkItem, count};
 pub use embedding::{EMBEDDING, Embedding};
 pub use kv::{AttentionShape, KvFormat, KvSegment};

@@ -1,18 +1,18 @@
 //! Activations in blocks of 8-bit codes, for integer products.
 
-use super::{Operation, RowCount, Variant, weight::QUADS};
+use super::{Operation, RowCount, Variant};
 use crate::{
     Result,
     gpu::{Cost, Extent, Gpu, KernelKey, Recording, Step},
-    tensor::{Q8Tensor, Tensor},
+    tensor::{Activation, Q8Tensor, Tensor},
     uniform,
 };
 
 uniform! {
-    struct QuantizeParams { blocks: u32 }
+    struct QuantizeParams { stride: u32 }
 }
 
-const WORKGROUP: u32 = 64;
+const WORKGROUP: u32 = 256;
 
 /// The table of variants.
 pub static QUANTIZE: Operation<()> = Operation {
@@ -20,12 +20,7 @@ pub static QUANTIZE: Operation<()> = Operation {
     variants: &[Variant {
         name: "baseline",
         fits: |()| true,
-        key: |()| {
-            KernelKey::new("quantize")
-                .with::<QuantizeParams>()
-                .constant("WORKGROUP", WORKGROUP)
-                .constant("QUADS", QUADS)
-        },
+        key: |()| KernelKey::new("quantize").with::<QuantizeParams>().constant("WORKGROUP", WORKGROUP),
     }],
 };
 
@@ -50,15 +45,11 @@ impl Quantize<'_> {
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         assert!(self.x.cols == self.q8.cols && self.x.rows <= self.q8.rows, "shapes differ");
         let (_, kernel) = QUANTIZE.choose(gpu, &())?;
-        let blocks = self.x.stride() / (4 * QUADS);
-        let params = gpu.uniform(&QuantizeParams { blocks })?;
-        let bindings = [
-            ("params", &params),
-            ("x", &self.x.buffer),
-            ("codes", &self.q8.codes),
-            ("scales", &self.q8.scales),
-        ];
-        let row_bytes = 5.25 * f64::from(self.x.stride());
+        let stride = self.x.stride();
+        let params = gpu.uniform(&QuantizeParams { stride })?;
+        let mut bindings = vec![("params", &params), ("x", &self.x.buffer)];
+        bindings.extend(Activation::Q8(self.q8).outputs());
+        let row_bytes = 5.25 * f64::from(stride);
         let (rows, cost) = match self.rows {
             RowCount::Few(rows) => {
                 (Extent::Fixed(rows), Cost { fixed: f64::from(rows) * row_bytes, ..Cost::default() })
@@ -67,7 +58,7 @@ impl Quantize<'_> {
                 (Extent::Count { slot, per: 1 }, Cost { fixed: 0.0, slot, each: row_bytes })
             }
         };
-        let grid = [rows, Extent::Fixed(blocks.div_ceil(WORKGROUP)), Extent::Fixed(1)];
+        let grid = [rows, Extent::Fixed(stride.div_ceil(WORKGROUP)), Extent::Fixed(1)];
         recording.push(Step::new(gpu, "quantize", kernel, &bindings, grid, cost)?);
         Ok(())
     }

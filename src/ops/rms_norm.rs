@@ -4,7 +4,7 @@ use super::{Operation, Variant, count};
 use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
-    tensor::Tensor,
+    tensor::{Activation, ActivationFormat, Tensor},
     uniform,
 };
 
@@ -19,6 +19,8 @@ pub struct RmsNormShape {
     pub residual: bool,
     /// Over chosen rows only.
     pub gather: bool,
+    /// How the result is stored.
+    pub format: ActivationFormat,
 }
 
 fn key(shape: &RmsNormShape) -> KernelKey {
@@ -27,6 +29,7 @@ fn key(shape: &RmsNormShape) -> KernelKey {
         .constant("WORKGROUP", 256)
         .flag("residual", shape.residual)
         .flag("gather", shape.gather)
+        .flag("q8", shape.format == ActivationFormat::Q8)
 }
 
 /// The table of variants.
@@ -51,7 +54,7 @@ pub struct RmsNorm<'a> {
     /// `[cols]`, `f32`.
     pub weight: &'a Buffer,
     /// `[rows, cols]`.
-    pub y: &'a Tensor,
+    pub y: Activation<'a>,
     /// Row `i` of `y` is made of row `row_ids[i]` of `x`, for as many rows as want logits;
     /// without it, row by row for all.
     pub row_ids: Option<&'a Buffer>,
@@ -66,12 +69,16 @@ impl RmsNorm<'_> {
     /// As [`Gpu::kernel`] and [`Step::new`].
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let cols = self.x.cols;
-        assert!(self.y.cols == cols && self.delta.is_none_or(|delta| delta.cols == cols), "shapes differ");
-        let shape = RmsNormShape { residual: self.delta.is_some(), gather: self.row_ids.is_some() };
+        assert!(self.y.cols() == cols && self.delta.is_none_or(|delta| delta.cols == cols), "shapes differ");
+        let shape = RmsNormShape {
+            residual: self.delta.is_some(),
+            gather: self.row_ids.is_some(),
+            format: self.y.format(),
+        };
         let (_, kernel) = RMS_NORM.choose_for(gpu, &shape, cols)?;
         let params = gpu.uniform(&RmsNormParams { cols, stride: self.x.stride(), eps: self.eps })?;
-        let mut bindings =
-            vec![("params", &params), ("x", &self.x.buffer), ("weight", self.weight), ("y", &self.y.buffer)];
+        let mut bindings = vec![("params", &params), ("x", &self.x.buffer), ("weight", self.weight)];
+        bindings.extend(self.y.outputs());
         bindings.extend(self.delta.map(|delta| ("delta", &delta.buffer)));
         bindings.extend(self.row_ids.map(|row_ids| ("row_ids", row_ids)));
         let slot = if shape.gather { count::LOGIT_ROWS } else { count::ROWS };

@@ -4,32 +4,37 @@ use super::{Operation, Variant, count};
 use crate::{
     Result,
     gpu::{Cost, Extent, Gpu, KernelKey, Recording, Step},
-    tensor::Tensor,
+    tensor::{Activation, ActivationFormat, Tensor},
     uniform,
 };
 
 uniform! {
-    struct SwigluParams { cols: u32, stride: u32, out_stride: u32 }
+    struct SwigluParams { cols: u32, stride: u32, y_stride: u32 }
 }
 
 const WORKGROUP: u32 = 256;
 
 /// The table of variants.
-pub static SWIGLU: Operation<()> = Operation {
+pub static SWIGLU: Operation<ActivationFormat> = Operation {
     name: "swiglu",
     variants: &[Variant {
         name: "baseline",
-        fits: |()| true,
-        key: |()| KernelKey::new("swiglu").with::<SwigluParams>().constant("WORKGROUP", WORKGROUP),
+        fits: |_| true,
+        key: |format| {
+            KernelKey::new("swiglu")
+                .with::<SwigluParams>()
+                .constant("WORKGROUP", WORKGROUP)
+                .flag("q8", *format == ActivationFormat::Q8)
+        },
     }],
 };
 
-/// `out = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
+/// `y = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
 pub struct Swiglu<'a> {
     /// `[rows, 2 * cols]`: gate and up of each column.
     pub gate_up: &'a Tensor,
     /// Result, `[rows, cols]`.
-    pub out: &'a Tensor,
+    pub y: Activation<'a>,
 }
 
 impl Swiglu<'_> {
@@ -41,15 +46,13 @@ impl Swiglu<'_> {
     /// # Panics
     /// When the shapes contradict each other.
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
-        let cols = self.out.cols;
+        let cols = self.y.cols();
         assert!(self.gate_up.cols == 2 * cols, "shapes differ");
-        let (_, kernel) = SWIGLU.choose(gpu, &())?;
-        let params = gpu.uniform(&SwigluParams {
-            cols,
-            stride: self.gate_up.stride(),
-            out_stride: self.out.stride(),
-        })?;
-        let bindings = [("params", &params), ("gate_up", &self.gate_up.buffer), ("out", &self.out.buffer)];
+        let (_, kernel) = SWIGLU.choose(gpu, &self.y.format())?;
+        let params =
+            gpu.uniform(&SwigluParams { cols, stride: self.gate_up.stride(), y_stride: self.y.stride() })?;
+        let mut bindings = vec![("params", &params), ("gate_up", &self.gate_up.buffer)];
+        bindings.extend(self.y.outputs());
         let slot = count::ROWS;
         let grid =
             [Extent::Count { slot, per: 1 }, Extent::Fixed(cols.div_ceil(WORKGROUP)), Extent::Fixed(1)];

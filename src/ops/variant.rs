@@ -95,7 +95,7 @@ impl<S> Operation<S> {
 /// Every shader of every operation over a range of shapes: what the tests without a GPU compose.
 pub fn compositions() -> Vec<KernelKey> {
     use super::*;
-    use crate::quant::FORMATS;
+    use crate::{quant::FORMATS, tensor::ActivationFormat};
 
     fn keys<S>(operation: &Operation<S>, shapes: impl IntoIterator<Item = S>) -> Vec<KernelKey> {
         let of_shape = |shape: S| {
@@ -117,9 +117,19 @@ pub fn compositions() -> Vec<KernelKey> {
     let mat_mat = FORMATS
         .into_iter()
         .flat_map(|format| RowCount::MANY.map(|most| MatMatShape { format, q8: true, most }));
-    let rms_norm = [(false, false), (true, false), (false, true), (true, true)];
+    let formats = [ActivationFormat::F32, ActivationFormat::Q8];
+    let rms_norm = || {
+        let sources = [(false, false), (true, false), (false, true), (true, true)];
+        sources.into_iter().flat_map(move |(residual, gather)| {
+            formats.map(|format| RmsNormShape { residual, gather, format })
+        })
+    };
+    let combine = || {
+        attention()
+            .flat_map(move |attention| formats.map(|format| AttentionCombineShape { attention, format }))
+    };
     [
-        keys(&RMS_NORM, rms_norm.map(|(residual, gather)| RmsNormShape { residual, gather })),
+        keys(&RMS_NORM, rms_norm()),
         keys(&EMBEDDING, FORMATS),
         keys(&FILL, FORMATS),
         keys(&MAT_VEC, mat_vec),
@@ -128,8 +138,8 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&ROPE_KV, attention()),
         keys(&ATTENTION_SINGLE, attention()),
         keys(&ATTENTION_TILED, attention()),
-        keys(&ATTENTION_COMBINE, attention()),
-        keys(&SWIGLU, [()]),
+        keys(&ATTENTION_COMBINE, combine()),
+        keys(&SWIGLU, formats),
         keys(&RESIDUAL_ADD, [()]),
         keys(&ADJUST_LOGITS, [()]),
         keys(&TOP_K, [()]),

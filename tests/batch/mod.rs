@@ -1,6 +1,11 @@
 //! The host's side of an attention batch, made from a list of sequences.
 
-use mistral_wgpu::{gpu::*, ops::*, reference::KvSide, tensor::Tensor};
+use mistral_wgpu::{
+    gpu::*,
+    ops::*,
+    reference::KvSide,
+    tensor::{Activation, Tensor},
+};
 
 use super::device::{download, noise};
 
@@ -201,7 +206,7 @@ pub fn batch(
     let mut recording = Recording::default();
     Attention {
         q: &q,
-        out: &out,
+        y: Activation::F32(&out),
         rows: &gpu.upload("rows", &rows).unwrap(),
         single_items: &items.iter().map(|(single, _)| upload_items(single)).collect::<Vec<_>>(),
         tiled_items: &items.iter().map(|(_, tiled)| upload_items(tiled)).collect::<Vec<_>>(),

@@ -3,7 +3,12 @@
 
 use std::sync::LazyLock;
 
-use mistral_wgpu::{gpu::*, tensor::Tensor};
+use mistral_wgpu::{
+    gpu::*,
+    quant::BLOCK,
+    reference,
+    tensor::{Q8Tensor, Tensor},
+};
 
 /// The device as it is.
 pub static GPU: LazyLock<Gpu> =
@@ -34,6 +39,32 @@ pub fn download(gpu: &Gpu, tensor: &Tensor, rows: usize) -> Vec<f32> {
     let parts = all.chunks_exact(tensor.stride() as usize).map(|row| row.split_at(tensor.cols as usize));
     assert!(parts.clone().all(|(_, padding)| padding.iter().all(|value| *value == 0.0)), "padding written");
     parts.take(rows).flat_map(|(row, _)| row).copied().collect()
+}
+
+/// Asserts that the first rows of `found` are `expected`, `[rows, cols]`, rounded to codes: each value
+/// to the nearest, or where it lies half-way to either of the two.
+pub fn assert_codes(gpu: &Gpu, found: &Q8Tensor, expected: &[f32]) {
+    let cols = found.cols as usize;
+    let values = pollster::block_on(found.download(gpu, (expected.len() / cols) as u32)).unwrap();
+    let nearest = reference::quantize(expected, cols);
+    assert_eq!(values.len(), expected.len());
+    let mut other = 0;
+    for row in 0..expected.len() / cols {
+        for first in (0..cols).step_by(BLOCK) {
+            let block = row * cols + first..row * cols + (first + BLOCK).min(cols);
+            let step = largest(&expected[block.clone()]) / 127.0;
+            for (found, (nearest, expected)) in
+                values[block.clone()].iter().zip(nearest[block.clone()].iter().zip(&expected[block]))
+            {
+                assert!(
+                    (found - expected).abs() <= 0.501 * step,
+                    "{found}, expected {expected}, step {step}"
+                );
+                other += usize::from((found - nearest).abs() > 0.5 * step);
+            }
+        }
+    }
+    assert!(other <= expected.len() / 100, "{other} values are not the nearest");
 }
 
 /// `count` numbers in -1..1, a function of the seed.

@@ -1,16 +1,20 @@
 //! Rotation, the KV cache and attention, on a sequence of three pages.
 
-use super::{SelfTest, worst};
+use super::{
+    SelfTest,
+    output::{self, Output},
+    worst,
+};
 use crate::{
     Result,
     gpu::{Gpu, Recording},
     ops::{
-        ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionShape, KvSegment, PAGE,
-        QUERY_TILE, ROPE_KV, RopeKv, Row, WorkItem, weight::uniform_values,
+        ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionCombineShape,
+        AttentionShape, KvSegment, PAGE, QUERY_TILE, ROPE_KV, RopeKv, Row, WorkItem, weight::uniform_values,
     },
     quant::BLOCK,
     reference::{self, KvPageLayout, KvSide},
-    tensor::Tensor,
+    tensor::{ActivationFormat, Tensor},
 };
 
 /// The pages `table` with the numbers of `values`, `[tokens, kv_heads, head_dim]`; elsewhere NaN, or
@@ -149,11 +153,11 @@ impl Case {
     }
 
     /// The worst error of the rows, one number for each.
-    async fn run(&self, gpu: &Gpu) -> Result<Vec<f32>> {
+    async fn run(&self, gpu: &Gpu, format: ActivationFormat) -> Result<Vec<f32>> {
         let shape = self.shape;
         let cols = shape.heads * shape.head_dim;
         let q = Tensor::from_values(gpu, "q", &self.q, cols)?;
-        let out = Tensor::zeros(gpu, "out", q.rows, cols)?;
+        let y = Output::new(gpu, format, q.rows, cols)?;
         let rows = (0..).zip(&self.positions);
         let rows: Vec<_> = rows
             .map(|(row, position)| Row {
@@ -185,7 +189,7 @@ impl Case {
         let mut recording = Recording::default();
         Attention {
             q: &q,
-            out: &out,
+            y: y.activation(),
             rows: &gpu.upload("rows", &rows)?,
             single_items: &[gpu.upload("single items", &items(0, 1))?],
             tiled_items: &[gpu.upload("tiled items", &items(1, QUERY_TILE))?],
@@ -197,11 +201,9 @@ impl Case {
         }
         .record(gpu, &mut recording)?;
         gpu.replay(&recording, &[u64::from(q.rows), 0, 0, 2, 2], None)?;
-        let found = out.download(gpu, q.rows).await?;
         let size = |index: usize| value_size(&shape, index as u32 / shape.head_dim);
-        let cols = cols as usize;
-        let by_row = found.chunks_exact(cols).zip(self.expected.chunks_exact(cols));
-        Ok(by_row.map(|(found, expected)| worst(found, expected, size)).collect())
+        let errors = y.errors(gpu, &self.expected, size).await?;
+        Ok(errors.chunks_exact(cols as usize).map(|row| row.iter().copied().fold(0.0, f32::max)).collect())
     }
 }
 
@@ -212,8 +214,21 @@ pub async fn attention(test: &mut SelfTest<'_>, shape: AttentionShape) -> Result
     // WGSL promises exp(x) to 3 + 2 |x| units in the last place; here |x| is below some 30.
     let bound = 1e-5;
     let largest = |errors: &[f32]| errors.iter().copied().fold(0.0, f32::max);
-    test.check(&ATTENTION_SINGLE, &shape, name, bound, async |gpu| Ok(case.run(gpu).await?[0])).await?;
-    test.check(&ATTENTION_TILED, &shape, name, bound, async |gpu| Ok(largest(&case.run(gpu).await?[1..])))
+    test.check(&ATTENTION_SINGLE, &shape, name, bound, async |gpu| {
+        Ok(case.run(gpu, ActivationFormat::F32).await?[0])
+    })
+    .await?;
+    test.check(&ATTENTION_TILED, &shape, name, bound, async |gpu| {
+        Ok(largest(&case.run(gpu, ActivationFormat::F32).await?[1..]))
+    })
+    .await?;
+    for format in output::FORMATS.into_iter().take(1 + usize::from(shape.whole_blocks())) {
+        let combine = AttentionCombineShape { attention: shape, format };
+        let bound = output::bound(format, bound);
+        test.check(&ATTENTION_COMBINE, &combine, format!("{name}, {format:?}"), bound, async |gpu| {
+            Ok(largest(&case.run(gpu, format).await?))
+        })
         .await?;
-    test.check(&ATTENTION_COMBINE, &shape, name, bound, async |gpu| Ok(largest(&case.run(gpu).await?))).await
+    }
+    Ok(())
 }

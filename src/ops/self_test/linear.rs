@@ -1,6 +1,10 @@
 //! Products with weights, and rows of them.
 
-use super::{SelfTest, worst};
+use super::{
+    SelfTest,
+    output::{self, Output},
+    worst,
+};
 use crate::{
     Result,
     gpu::{Capability, Gpu, Recording},
@@ -10,7 +14,7 @@ use crate::{
     },
     quant::{BLOCK, Format, Matrix},
     reference,
-    tensor::{Q8Tensor, Tensor},
+    tensor::{ActivationFormat, Q8Tensor, Tensor},
 };
 
 /// More than a tile in every direction, and more blocks than a workgroup has invocations.
@@ -57,20 +61,14 @@ pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
     values[..32].iter_mut().for_each(|value| *value *= 1e12);
     values[COLS..][..32].iter_mut().for_each(|value| *value *= 1e-12);
     values[2 * COLS..].fill(0.0);
-    let expected = reference::quantize(&values, COLS);
-    let largest = |index: usize| {
-        let row = &expected[index / COLS * COLS..][..COLS];
-        let block = row.chunks(32).nth(index % COLS / 32).expect("a block of the row");
-        block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()))
-    };
-    // One code where a value lies half-way between two.
-    test.check(&QUANTIZE, &(), "blocks of all sizes", 1.01 / 127.0, async |gpu| {
+    let bound = output::bound(ActivationFormat::Q8, 0.0);
+    test.check(&QUANTIZE, &(), "blocks of all sizes", bound, async |gpu| {
         let x = Tensor::from_values(gpu, "x", &values, COLS as u32)?;
         let q8 = Q8Tensor::zeros(gpu, "q8", ROWS, COLS as u32)?;
         let mut recording = Recording::default();
         Quantize { x: &x, q8: &q8, rows: RowCount::Few(ROWS) }.record(gpu, &mut recording)?;
         gpu.replay(&recording, &[0], None)?;
-        Ok(worst(&q8.download(gpu, ROWS).await?, &expected, largest))
+        Output::Q8(q8).error(gpu, &values, |_| 1.0).await
     })
     .await
 }

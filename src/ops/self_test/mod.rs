@@ -5,6 +5,7 @@
 mod attention;
 mod linear;
 mod logits;
+mod output;
 mod pointwise;
 
 use std::{fmt::Display, path::Path};

@@ -1,6 +1,10 @@
 //! Norm, residual add and gate.
 
-use super::{SelfTest, worst};
+use super::{
+    SelfTest,
+    output::{FORMATS, Output, bound},
+    worst,
+};
 use crate::{
     Result,
     gpu::Recording,
@@ -27,30 +31,33 @@ pub async fn rms_norm(test: &mut SelfTest<'_>) -> Result<()> {
         };
         let mut sum = rows(&x);
         let expected = reference::rms_norm(&mut sum, residual.then(|| rows(&delta)).as_deref(), &weight, eps);
-        // WGSL promises a square root to some 3 units in the last place.
-        test.check(&RMS_NORM, &RmsNormShape { residual, gather }, case, 2e-6, async |gpu| {
-            let x = Tensor::from_values(gpu, "x", &x, COLS as u32)?;
-            let delta = Tensor::from_values(gpu, "delta", &delta, COLS as u32)?;
-            let y = Tensor::zeros(gpu, "y", chosen.len() as u32, COLS as u32)?;
-            let ids: Vec<u32> = chosen.iter().map(|row| *row as u32).collect();
-            let ids = gpu.upload("row ids", &ids)?;
-            let weight = gpu.upload("weight", &weight)?;
-            let mut recording = Recording::default();
-            RmsNorm {
-                x: &x,
-                delta: residual.then_some(&delta),
-                weight: &weight,
-                y: &y,
-                row_ids: gather.then_some(&ids),
-                eps,
-            }
-            .record(gpu, &mut recording)?;
-            gpu.replay(&recording, &[chosen.len() as u64; 2], None)?;
-            let after = rows(&x.download(gpu, x.rows).await?);
-            let normed = y.download(gpu, y.rows).await?;
-            Ok(worst(&normed, &expected, |index| expected[index].abs()).max(worst(&after, &sum, |_| 1.0)))
-        })
-        .await?;
+        for format in FORMATS {
+            let shape = RmsNormShape { residual, gather, format };
+            // WGSL promises a square root to some 3 units in the last place.
+            test.check(&RMS_NORM, &shape, format!("{case}, {format:?}"), bound(format, 2e-6), async |gpu| {
+                let x = Tensor::from_values(gpu, "x", &x, COLS as u32)?;
+                let delta = Tensor::from_values(gpu, "delta", &delta, COLS as u32)?;
+                let y = Output::new(gpu, format, chosen.len() as u32, COLS as u32)?;
+                let ids: Vec<u32> = chosen.iter().map(|row| *row as u32).collect();
+                let ids = gpu.upload("row ids", &ids)?;
+                let weight = gpu.upload("weight", &weight)?;
+                let mut recording = Recording::default();
+                RmsNorm {
+                    x: &x,
+                    delta: residual.then_some(&delta),
+                    weight: &weight,
+                    y: y.activation(),
+                    row_ids: gather.then_some(&ids),
+                    eps,
+                }
+                .record(gpu, &mut recording)?;
+                gpu.replay(&recording, &[chosen.len() as u64; 2], None)?;
+                let after = rows(&x.download(gpu, x.rows).await?);
+                let error = y.error(gpu, &expected, |index| expected[index].abs()).await?;
+                Ok(error.max(worst(&after, &sum, |_| 1.0)))
+            })
+            .await?;
+        }
     }
     Ok(())
 }
@@ -73,14 +80,17 @@ pub async fn residual_add(test: &mut SelfTest<'_>) -> Result<()> {
 pub async fn swiglu(test: &mut SelfTest<'_>) -> Result<()> {
     let values = uniform_values(1, ROWS * 2 * COLS, 4.0);
     let expected = reference::swiglu(&values);
-    // WGSL promises exp(x) to 3 + 2 |x| units in the last place, and |x| is 7 at most.
-    test.check(&SWIGLU, &(), "plain", 5e-6, async |gpu| {
-        let gate_up = Tensor::from_values(gpu, "gate_up", &values, 2 * COLS as u32)?;
-        let out = Tensor::zeros(gpu, "out", ROWS as u32, COLS as u32)?;
-        let mut recording = Recording::default();
-        Swiglu { gate_up: &gate_up, out: &out }.record(gpu, &mut recording)?;
-        gpu.replay(&recording, &[ROWS as u64], None)?;
-        Ok(worst(&out.download(gpu, out.rows).await?, &expected, |index| expected[index].abs()))
-    })
-    .await
+    for format in FORMATS {
+        // WGSL promises exp(x) to 3 + 2 |x| units in the last place, and |x| is 7 at most.
+        test.check(&SWIGLU, &format, format!("{format:?}"), bound(format, 5e-6), async |gpu| {
+            let gate_up = Tensor::from_values(gpu, "gate_up", &values, 2 * COLS as u32)?;
+            let y = Output::new(gpu, format, ROWS as u32, COLS as u32)?;
+            let mut recording = Recording::default();
+            Swiglu { gate_up: &gate_up, y: y.activation() }.record(gpu, &mut recording)?;
+            gpu.replay(&recording, &[ROWS as u64], None)?;
+            y.error(gpu, &expected, |index| expected[index].abs()).await
+        })
+        .await?;
+    }
+    Ok(())
 }

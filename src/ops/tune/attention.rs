@@ -8,7 +8,7 @@ use crate::{
         ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionShape, KEY_SPLIT, KvSegment, Operation, PAGE,
         QUERY_TILE, Row, WorkItem,
     },
-    tensor::Tensor,
+    tensor::{Activation, Tensor},
 };
 
 /// Rows of a prompt that are tried at most.
@@ -73,7 +73,7 @@ fn measure(
     let record = |gpu: &Gpu, recording: &mut Recording, _| {
         Attention {
             q: &q,
-            out: &out,
+            y: Activation::F32(&out),
             rows: &rows_table,
             single_items: std::slice::from_ref(&single),
             tiled_items: std::slice::from_ref(&tiled),

@@ -5,13 +5,14 @@ use crate::{
     Result,
     gpu::{Gpu, Recording},
     ops::{RMS_NORM, RmsNorm, RmsNormShape, TOP_K, TopK, TopKRecord, TopKRow},
-    tensor::Tensor,
+    tensor::{Activation, ActivationFormat, Tensor},
 };
 
 pub fn rms_norm(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
     let cols = shapes.hidden;
-    let candidates =
-        tuner.candidates(&RMS_NORM, &[RmsNormShape { residual: true, gather: false }], &cols.to_string());
+    let format = ActivationFormat::F32;
+    let shape = RmsNormShape { residual: true, gather: false, format };
+    let candidates = tuner.candidates(&RMS_NORM, &[shape], &cols.to_string());
     if candidates.is_empty() {
         return Ok(());
     }
@@ -19,7 +20,8 @@ pub fn rms_norm(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
     let tensor = || Tensor::zeros(gpu, "tuning", 1, cols);
     let (x, delta, y, weight) = (tensor()?, tensor()?, tensor()?, tensor()?.buffer);
     let record = |gpu: &Gpu, recording: &mut Recording, _| {
-        RmsNorm { x: &x, delta: Some(&delta), weight: &weight, y: &y, row_ids: None, eps: 1e-5 }
+        let y = Activation::F32(&y);
+        RmsNorm { x: &x, delta: Some(&delta), weight: &weight, y, row_ids: None, eps: 1e-5 }
             .record(gpu, recording)
     };
     let uses = [Use { record: &record, counts: vec![1], tokens: 1.0 }];
