@@ -32,6 +32,9 @@ pub struct GpuOptions {
     pub memory: Option<u64>,
     /// Seconds that a submission should take at most; 0.1, far below any watchdog, if `None`.
     pub submission_seconds: Option<f64>,
+    /// Work per second, in the unit of [`Cost`](super::Cost), that the device seems to do at most, by
+    /// answering late: a slow one, for tests.
+    pub throttle: Option<f64>,
     /// Texts that stand in for files of [`SHADERS`](super::SHADERS), by module name: to try a kernel
     /// without building the crate, and to break one in tests. Compiled with every check.
     pub shaders: HashMap<String, String>,
@@ -230,7 +233,10 @@ impl Gpu {
             pipelines: Arc::default(),
             uniforms: Arc::default(),
             staging: Arc::default(),
-            pace: Arc::new(Mutex::new(Pace::new(options.submission_seconds.unwrap_or(0.1)))),
+            pace: Arc::new(Mutex::new(Pace::new(
+                options.submission_seconds.unwrap_or(0.1),
+                options.throttle,
+            ))),
             counters: Arc::default(),
             rejected: Arc::default(),
             preferred: Arc::default(),
@@ -335,6 +341,22 @@ impl Gpu {
     /// Waits until the device has finished `submission`, or everything if `None`, and tells whether it had
     /// not before. `finished` is asked after each look at the device, being told whether all is done.
     pub(super) fn wait_for(
+        &self,
+        submission: Option<&Submission>,
+        finished: impl FnMut(bool) -> bool,
+    ) -> Result<bool> {
+        let waited = self.poll_for(submission, finished)?;
+        let early = submission.map(|submission| submission.due.saturating_duration_since(Instant::now()));
+        match early {
+            Some(early) if !early.is_zero() => {
+                std::thread::sleep(early);
+                Ok(true)
+            }
+            _ => Ok(waited),
+        }
+    }
+
+    fn poll_for(
         &self,
         submission: Option<&Submission>,
         mut finished: impl FnMut(bool) -> bool,

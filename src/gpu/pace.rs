@@ -1,6 +1,9 @@
 //! How fast the device works, and how much it may be given at once.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use super::Gpu;
 
@@ -11,6 +14,8 @@ pub(super) struct Submission {
     number: u64,
     work: f64,
     at: Instant,
+    /// When a throttled device may be done with it.
+    pub due: Instant,
 }
 
 /// How much work a submission may hold, learned from how long the device took so far.
@@ -28,13 +33,29 @@ pub(super) struct Pace {
     last: u64,
     /// Submissions of work so far.
     submissions: u64,
+    /// Most work of one of them since somebody asked.
+    heaviest: f64,
+    /// See [`GpuOptions::throttle`](super::GpuOptions).
+    throttle: Option<f64>,
+    /// When a throttled device may be done with everything.
+    due: Instant,
 }
 
 impl Pace {
     /// A slow integrated GPU to begin with; faster ones are learned within a few tokens.
-    pub fn new(seconds: f64) -> Self {
-        let (pending, finished) = (VecDeque::new(), Some(Instant::now()));
-        Self { seconds, rate: 1e9, pending, finished, last: 0, submissions: 0 }
+    pub fn new(seconds: f64, throttle: Option<f64>) -> Self {
+        let now = Instant::now();
+        Self {
+            seconds,
+            rate: 1e9,
+            pending: VecDeque::new(),
+            finished: Some(now),
+            last: 0,
+            submissions: 0,
+            heaviest: 0.0,
+            throttle,
+            due: now,
+        }
     }
 
     /// Work that a submission may hold.
@@ -50,15 +71,20 @@ impl Pace {
     fn submitted(&mut self, index: wgpu::SubmissionIndex, work: f64) -> Submission {
         self.last += 1;
         self.submissions += u64::from(work > 0.0);
-        let submission = Submission { index, number: self.last, work, at: Instant::now() };
+        self.heaviest = self.heaviest.max(work);
+        let at = Instant::now();
+        let least = self.throttle.map_or(0.0, |rate| work / rate);
+        self.due = self.due.max(at) + Duration::from_secs_f64(least);
+        let submission = Submission { index, number: self.last, work, at, due: self.due };
         self.pending.push_back(submission.clone());
         submission
     }
 
     /// The device has finished `last` and everything before it, just now if the host has `waited` for
     /// that. Learns from how long it took since it was given that work, or was done with what it had
-    /// before. Little work takes most of its time to start, so it is no sign of a slower device; nor is
-    /// work that was finished when nobody looked.
+    /// before: at once when that was longer than a submission may take, by degrees when the device is
+    /// faster. Little work takes most of its time to start, so it counts for as much of a submission as it
+    /// fills; work that was finished when nobody looked is no sign of a slower device.
     pub fn finished(&mut self, last: &Submission, waited: bool) {
         let now = Instant::now();
         let Some(first) = self.pending.front().map(|submission| submission.at) else { return };
@@ -71,9 +97,12 @@ impl Pace {
             self.finished = Some(now);
         }
         let Some(begin) = begin else { return };
-        let measured = work / now.duration_since(begin).as_secs_f64().max(1e-6);
-        if measured > self.rate || (waited && work >= self.bound()) {
+        let elapsed = now.duration_since(begin).as_secs_f64().max(1e-6);
+        let measured = work / elapsed;
+        if measured > self.rate {
             self.rate = (self.rate + measured) / 2.0;
+        } else if waited && elapsed >= self.seconds {
+            self.rate += (measured - self.rate) * (work / self.bound()).min(1.0);
         }
     }
 }
@@ -94,6 +123,11 @@ impl Gpu {
     /// Work per second that the device is taken to do, in the unit of [`Cost`](super::Cost).
     pub fn rate(&self) -> f64 {
         self.pace().rate
+    }
+
+    /// Most work of a single submission since this was last asked.
+    pub fn take_heaviest_submission(&self) -> f64 {
+        std::mem::take(&mut self.pace().heaviest)
     }
 
     /// Submissions of work made so far.

@@ -53,7 +53,6 @@ pub(super) struct Tables {
     pub tiled_items: Vec<Vec<WorkItem>>,
     /// Partial attention results in all.
     pub partials: u32,
-    key_visits: u64,
 }
 
 impl Tables {
@@ -83,7 +82,6 @@ impl Tables {
         for (index, token) in chunk.tokens.iter().enumerate() {
             let position = first_position + index as u32;
             let slot = sequence.page_of(position) * PAGE + position % PAGE;
-            self.key_visits += u64::from(position + 1 - sequence.first_visible(position));
             self.rows.push(Row { token: *token, position, slot, adapter: 0, partial: 0, partials: 0 });
         }
         let last = self.rows.len() as u32;
@@ -127,10 +125,16 @@ impl Tables {
         let mut counts = vec![0; count::single_items(self.single_items.len())];
         counts[count::ROWS] = self.rows.len() as u64;
         counts[count::LOGIT_ROWS] = self.logit_rows.len() as u64;
-        counts[count::KEY_VISITS] = self.key_visits;
+        // An item's own range, which for some of a tile's rows begins too early or ends too late.
+        let visits = |items: &[WorkItem]| -> u64 {
+            items.iter().map(|item| u64::from(item.rows) * u64::from(item.key_end - item.key_begin)).sum()
+        };
         for (segment, (single, tiled)) in self.single_items.iter().zip(&self.tiled_items).enumerate() {
             counts[count::single_items(segment)] = single.len() as u64;
             counts[count::tiled_items(segment)] = tiled.len() as u64;
+            counts[count::single_visits(segment)] = visits(single);
+            counts[count::tiled_visits(segment)] = visits(tiled);
+            counts[count::KEY_VISITS] += visits(single) + visits(tiled);
         }
         counts
     }

@@ -207,9 +207,11 @@ impl Model {
         let mut counts = vec![0; count::single_items(self.cache.segments())];
         let visible = (position + 1).min(self.config.sliding_window.unwrap_or(u32::MAX));
         let mut rows = self.options.max_rows;
-        while rows > FEW_ROWS as u32 {
+        while rows > 1 {
             counts[count::ROWS] = u64::from(rows);
-            counts[count::KEY_VISITS] = u64::from(rows) * u64::from(visible);
+            for segment in 0..self.cache.segments() {
+                counts[count::tiled_visits(segment)] = u64::from(rows) * u64::from(visible);
+            }
             if !gpu.too_long(self.recordings[&key].heaviest(&counts)) {
                 break;
             }

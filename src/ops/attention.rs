@@ -159,19 +159,29 @@ impl Attention<'_> {
             window: self.window.unwrap_or(u32::MAX),
             scale: 1.0 / (head_dim as f32).sqrt(),
         })?;
-        let each = 4.0 * f64::from(heads) * f64::from(head_dim);
+        // A key's share in a row's result: reading it and its value, or four operations for each element of
+        // a query. They take about as long as that many bytes from memory.
+        let each = f64::from(heads) * f64::from(head_dim);
         for (index, segment) in self.segments.iter().enumerate() {
             let variants = [
-                ("attention_single", &single, &self.single_items[index], count::single_items(index), 1),
+                (
+                    "attention_single",
+                    &single,
+                    &self.single_items[index],
+                    count::single_items(index),
+                    count::single_visits(index),
+                    1,
+                ),
                 (
                     "attention_tiled",
                     &tiled,
                     &self.tiled_items[index],
                     count::tiled_items(index),
+                    count::tiled_visits(index),
                     head_tiles(&self.shape),
                 ),
             ];
-            for (label, kernel, items, slot, tiles) in variants {
+            for (label, kernel, items, slot, visits, tiles) in variants {
                 let bindings = [
                     ("params", &params),
                     ("q", &self.q.buffer),
@@ -184,7 +194,7 @@ impl Attention<'_> {
                 ];
                 let grid =
                     [Extent::Count { slot, per: 1 }, Extent::Fixed(kv_heads * tiles), Extent::Fixed(1)];
-                let cost = Cost { fixed: 0.0, slot: count::KEY_VISITS, each };
+                let cost = Cost { fixed: 0.0, slot: visits, each };
                 recording.push(Step::new(gpu, label, kernel.clone(), &bindings, grid, cost)?);
             }
         }
