@@ -1,10 +1,18 @@
-//! What goes wrong on a device and is recovered from: too little memory.
+//! What goes wrong on a device and is recovered from: too little memory, and the loss of the device.
 
 mod device;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, pin_mut};
 use mistral_wgpu::{
     Error, ErrorKind, Result,
     generate::*,
@@ -20,7 +28,7 @@ fn source(name: &str) -> ModelSource {
 }
 
 fn options(weights: &str) -> EngineOptions {
-    let model = ModelOptions { context: 512, max_rows: 64, ..Default::default() };
+    let model = ModelOptions { context: 512, cache_tokens: Some(2048), max_rows: 64, ..Default::default() };
     EngineOptions { weights: by_name(weights), model, skip_self_test: true, tune: Tune::Never }
 }
 
@@ -37,6 +45,138 @@ fn generate(engine: &Arc<Engine>) -> Result<Vec<u32>> {
     let mut session = engine.session();
     session.feed(&prompt(75));
     block_on(session.generate(greedy(8)).map_ok(|piece| piece.token.id).try_collect())
+}
+
+/// The model of transformers' tiny fixture on a device of its own.
+fn engine() -> Arc<Engine> {
+    let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
+    block_on(load(&gpu, &source("full"), &options("f32"))).unwrap()
+}
+
+/// Runs `work` while the engine's device is destroyed after some more submissions.
+fn losing<T>(engine: &Arc<Engine>, submissions: u64, work: impl FnOnce() -> T) -> T {
+    let gpu = engine.gpu();
+    let last = gpu.submissions() + submissions;
+    let over = AtomicBool::new(false);
+    let result = thread::scope(|scope| {
+        let watch = || {
+            while gpu.submissions() < last && !over.load(Relaxed) {
+                thread::sleep(Duration::from_micros(100));
+            }
+            gpu.destroy();
+        };
+        scope.spawn(watch);
+        let result = work();
+        over.store(true, Relaxed);
+        result
+    });
+    assert!(gpu.is_lost() && !Arc::ptr_eq(&gpu, &engine.gpu()) && !engine.gpu().is_lost());
+    result
+}
+
+fn session(engine: &Arc<Engine>, length: u32) -> Session {
+    let mut session = engine.session();
+    session.feed(&prompt(length));
+    session
+}
+
+fn continued(session: &mut Session, options: GenerateOptions) -> Vec<u32> {
+    block_on(session.generate(options).map_ok(|piece| piece.token.id).try_collect()).unwrap()
+}
+
+#[test]
+fn a_stream_goes_on_after_the_loss_of_the_device() {
+    let engine = engine();
+    let drawn = GenerateOptions { sampling: SamplingParams::default(), ..greedy(40) };
+    for options in [greedy(40), drawn] {
+        let expected = continued(&mut session(&engine, 75), options.clone());
+        let mut session = session(&engine, 75);
+        let found: Vec<u32> = block_on(async {
+            let pieces = session.generate(options);
+            pin_mut!(pieces);
+            let mut found = Vec::new();
+            while let Some(piece) = pieces.next().await {
+                found.push(piece.unwrap().token.id);
+                if found.len() % 15 == 0 {
+                    engine.gpu().destroy();
+                }
+            }
+            found
+        });
+        assert_eq!(found, expected);
+        assert_eq!(session.tokens()[75..], expected);
+    }
+    assert!(!engine.gpu().is_lost());
+}
+
+#[test]
+fn a_prompt_is_read_in_spite_of_the_loss_of_the_device() {
+    let engine = engine();
+    let expected = continued(&mut session(&engine, 460), greedy(8));
+    let mut text = session(&engine, 460);
+    losing(&engine, 4, || block_on(text.prefill()).unwrap());
+    assert_eq!(text.computed(), 459);
+    assert_eq!(continued(&mut text, greedy(8)), expected);
+    // Half computed before, and lost between two calls.
+    let mut text = session(&engine, 200);
+    block_on(text.prefill()).unwrap();
+    text.feed(&prompt(460)[200..]);
+    engine.gpu().destroy();
+    assert_eq!(continued(&mut text, greedy(8)), expected);
+}
+
+#[test]
+fn a_batch_goes_on_after_the_loss_of_the_device() {
+    let engine = engine();
+    let texts = || [10, 75, 33, 50].map(|length| session(&engine, length));
+    let all = |sessions: &mut [Session]| {
+        let generated = block_on(generate_all(sessions, &greedy(30), 3)).unwrap();
+        generated.into_iter().map(|generation| generation.tokens).collect::<Vec<_>>()
+    };
+    let expected = all(&mut texts());
+    let mut sessions = texts();
+    assert_eq!(losing(&engine, 40, || all(&mut sessions)), expected);
+    for (session, (length, expected)) in sessions.iter().zip([10, 75, 33, 50].into_iter().zip(expected)) {
+        assert_eq!(session.tokens()[length..], expected);
+    }
+}
+
+#[test]
+fn scores_and_logits_survive_the_loss_of_the_device() {
+    let engine = engine();
+    let continuations = [vec![3, 9, 1], vec![9; 40]];
+    let score = || block_on(engine.score(&mut session(&engine, 75), &continuations)).unwrap();
+    let logits = || block_on(engine.logits(&prompt(300), true)).unwrap();
+    let expected = (score(), logits());
+    assert_eq!(losing(&engine, 2, score), expected.0);
+    assert_eq!(losing(&engine, 4, logits), expected.1);
+    let mut text = session(&engine, 75);
+    block_on(text.prefill()).unwrap();
+    engine.gpu().destroy();
+    assert_eq!(block_on(engine.score(&mut text, &continuations)).unwrap(), expected.0);
+}
+
+/// What kills the device whenever it is tried is not tried for ever.
+#[test]
+fn a_device_that_is_always_lost_is_an_error() {
+    let engine = engine();
+    let mut text = session(&engine, 460);
+    let over = AtomicBool::new(false);
+    let result: Result<Vec<_>> = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                engine.gpu().destroy();
+                thread::yield_now();
+            }
+        });
+        let result = block_on(text.generate(greedy(30)).try_collect());
+        over.store(true, Relaxed);
+        result
+    });
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::DeviceLost);
+    let before = text.tokens().len();
+    assert_eq!(continued(&mut text, greedy(8)).len(), 8);
+    assert_eq!(text.tokens().len(), before + 8);
 }
 
 fn out_of_memory(error: Error, expected: &[&str]) {

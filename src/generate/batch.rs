@@ -6,6 +6,7 @@ use super::{
     Engine, Finish, GenerateOptions, Piece, PromptLookup, Proposer, Session,
     continuation::Continuation,
     sampling::{After, Flight, submit},
+    state::LOSSES,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -89,6 +90,7 @@ impl<'a> Batch<'a> {
     }
 
     async fn try_next(&mut self) -> Result<Option<(usize, Piece)>> {
+        let mut losses = 0;
         loop {
             for (number, text) in &mut self.running {
                 if let Some(piece) = text.take_piece() {
@@ -103,7 +105,15 @@ impl<'a> Batch<'a> {
             }
             let Some((_, first)) = self.running.first() else { return Ok(None) };
             let engine = first.session.engine().clone();
-            self.advance(&engine).await?;
+            match self.advance(&engine).await {
+                Err(error) if error.kind() == ErrorKind::DeviceLost && losses < LOSSES => {
+                    losses += 1;
+                    // The next step begins with the tokens that are known.
+                    (self.flight, self.failed) = (None, None);
+                    self.running.iter_mut().for_each(|(_, text)| text.settle());
+                }
+                advanced => advanced?,
+            }
         }
     }
 
@@ -142,9 +152,9 @@ impl<'a> Batch<'a> {
     async fn land(&mut self, engine: &Engine, step: Numbered, mut next: Option<&mut Numbered>) -> Result<()> {
         let Numbered { flight, texts, submitted } = step;
         let alone = (texts.len() == 1 && flight.decoding).then(|| flight.rows(0));
-        let landed = flight.land(engine.gpu()).await?;
+        let landed = flight.land().await?;
         let since = submitted.max(std::mem::replace(&mut self.landed, Instant::now()));
-        let state = &mut *engine.state.lock().await;
+        let state = &mut *engine.state().await?;
         if let Some(rows) = alone {
             state.costs.learn(rows, self.landed.duration_since(since).as_secs_f64());
         }
@@ -170,7 +180,7 @@ impl<'a> Batch<'a> {
 
     /// Submits a step of every text whose next token is known, or will be with the step `before`.
     async fn submit(&mut self, engine: &Engine, before: Option<&Numbered>) -> Result<Option<Numbered>> {
-        let state = &mut *engine.state.lock().await;
+        let state = &mut *engine.state().await?;
         let mut proposed = match self.running.as_mut_slice() {
             [(_, text)] => text.propose(&state.costs),
             _ => Vec::new(),

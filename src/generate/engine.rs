@@ -8,14 +8,17 @@ use std::{
 
 use futures::lock::Mutex;
 
-use super::{Session, StepCounts, proposer::StepCosts, sampling::Sampling};
+use super::{
+    Session, StepCounts,
+    state::{Current, Plan, State},
+};
 use crate::{
     Error, ErrorKind, Result,
-    checkpoint::{Checkpoint, DType},
+    checkpoint::DType,
     gpu::Gpu,
     model::{
-        Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig, ModelOptions, Progress, Sequence, Stage,
-        Weights, attention_shape, check, tune_shapes,
+        Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig, ModelOptions, Progress, Stage,
+        attention_shape, tune_shapes,
     },
     ops::{SelfTestShapes, Tune, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
@@ -105,44 +108,13 @@ pub fn default_format(
 
 /// A model on a device, with its tokenizer and chat template where it has them.
 pub struct Engine {
-    gpu: Arc<Gpu>,
-    config: ModelConfig,
-    format: &'static Format,
+    pub(super) plan: Plan,
     generation: GenerationConfig,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<ChatTemplate>,
-    options: ModelOptions,
-    /// Forked for every session.
-    empty: Sequence,
-    pub(super) state: Mutex<State>,
-}
-
-pub(super) struct State {
-    pub model: Model,
-    pub sampling: Sampling,
-    pub costs: StepCosts,
-    pub counts: StepCounts,
-}
-
-impl State {
-    /// Fills the device.
-    fn load(
-        gpu: &Gpu,
-        checkpoint: Option<&Checkpoint>,
-        config: &ModelConfig,
-        format: &'static Format,
-        options: &ModelOptions,
-        progress: Progress<'_>,
-    ) -> Result<Self> {
-        let weights = Weights::allocate(gpu, config, format)?;
-        let mut model = Model::new(gpu, config.clone(), weights, *options)?;
-        model.fill(gpu, |weights| match checkpoint {
-            None => weights.fill_random(gpu, 0),
-            Some(checkpoint) => weights.fill(gpu, checkpoint, config, progress),
-        })?;
-        let sampling = Sampling::new(gpu, &model)?;
-        Ok(Self { model, sampling, costs: StepCosts::default(), counts: StepCounts::default() })
-    }
+    pub(super) current: std::sync::Mutex<Current>,
+    /// `None` after a loss of the device from which there was no recovery yet.
+    pub(super) state: Mutex<Option<State>>,
 }
 
 impl Engine {
@@ -158,14 +130,9 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<Arc<Self>> {
         let config = source.config()?;
-        let checkpoint = source.folder().map(Checkpoint::open).transpose()?;
-        let dtype = match &checkpoint {
-            None => DType::F16,
-            Some(checkpoint) => {
-                check(checkpoint, &config)?;
-                checkpoint.tensor("model.embed_tokens.weight")?.dtype
-            }
-        };
+        let checkpoint = Plan::open(source, &config)?;
+        let embedding = checkpoint.as_ref().map(|checkpoint| checkpoint.tensor("model.embed_tokens.weight"));
+        let dtype = embedding.transpose()?.map_or(DType::F16, |tensor| tensor.dtype);
         let attention = attention_shape(&config, options.model.kv_format);
         attention.supported()?;
         let memory = gpu.memory_left();
@@ -200,7 +167,8 @@ impl Engine {
         ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
             progress(Stage::Tuning(total), done);
         })?;
-        let loaded = State::load(&gpu, checkpoint.as_ref(), &config, format, &options.model, progress);
+        let plan = Plan { source: source.clone(), config: config.clone(), format, options: options.model };
+        let loaded = plan.load(gpu.clone(), checkpoint.as_ref(), progress);
         let state = loaded.map_err(|error| match error.kind() {
             // Less than was thought, or than could be known.
             ErrorKind::OutOfMemory => {
@@ -211,41 +179,38 @@ impl Engine {
         })?;
         gpu.keep_pipelines();
         Ok(Arc::new(Self {
-            gpu,
-            config,
-            format,
+            plan,
             generation: generation.unwrap_or_default(),
             tokenizer: tokenizer.map(Arc::new),
             template,
-            options: options.model,
-            empty: state.model.sequence(),
-            state: Mutex::new(state),
+            current: std::sync::Mutex::new(Current::of(&state)),
+            state: Mutex::new(Some(state)),
         }))
     }
 
-    /// The device.
-    pub fn gpu(&self) -> &Arc<Gpu> {
-        &self.gpu
+    /// The device: after the loss of one, the one opened in its place.
+    pub fn gpu(&self) -> Arc<Gpu> {
+        self.current().gpu.clone()
     }
 
     /// Shape and constants of the model.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        &self.plan.config
     }
 
     /// How its matrices are stored.
     pub fn format(&self) -> &'static Format {
-        self.format
+        self.plan.format
     }
 
     /// Longest sequence, in tokens.
     pub fn context(&self) -> usize {
-        self.options.context as usize
+        self.plan.options.context as usize
     }
 
     /// Sizes of the working memory.
     pub fn model_options(&self) -> &ModelOptions {
-        &self.options
+        &self.plan.options
     }
 
     /// What the model's makers suggest for generation.
@@ -269,22 +234,17 @@ impl Engine {
 
     /// Tokens after which a text ends.
     pub fn eos_token_ids(&self) -> &[u32] {
-        self.generation.eos_token_ids.as_deref().unwrap_or(&self.config.eos_token_ids)
+        self.generation.eos_token_ids.as_deref().unwrap_or(&self.plan.config.eos_token_ids)
     }
 
     /// What the steps of all its sessions have come to so far.
     pub async fn step_counts(&self) -> StepCounts {
-        self.state.lock().await.counts
+        self.state.lock().await.as_ref().map(|state| state.counts).unwrap_or_default()
     }
 
     /// An empty session.
     pub fn session(self: &Arc<Self>) -> Session {
         Session::new(self.clone(), self.empty())
-    }
-
-    /// A sequence without tokens.
-    pub(super) fn empty(&self) -> Sequence {
-        self.empty.fork()
     }
 
     /// Logits of every token, `[tokens, vocab]`, and with `hidden` the hidden states in transformers'
@@ -293,28 +253,32 @@ impl Engine {
     /// # Errors
     /// As [`Model::forward`]; [`ErrorKind::NonFinite`].
     pub async fn logits(&self, tokens: &[u32], hidden: bool) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
-        let model = &mut self.state.lock().await.model;
+        self.persist(async || self.try_logits(tokens, hidden).await).await
+    }
+
+    async fn try_logits(&self, tokens: &[u32], hidden: bool) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        let State { gpu, model, .. } = &mut *self.state().await?;
         let mut sequence = model.sequence();
         let mut logits = Vec::new();
-        let mut states = vec![Vec::new(); if hidden { self.config.num_hidden_layers + 1 } else { 0 }];
+        let mut states = vec![Vec::new(); if hidden { self.config().num_hidden_layers + 1 } else { 0 }];
         let rows = model.options.max_rows.min(model.options.max_logit_rows) as usize;
         for tokens in tokens.chunks(rows) {
             let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::All }];
             let rows = tokens.len() as u32;
             if hidden {
-                model.forward_with_hidden_states(&self.gpu, &mut chunks)?;
+                model.forward_with_hidden_states(gpu, &mut chunks)?;
                 for (all, state) in states.iter_mut().zip(model.hidden_states()) {
-                    all.extend(state.download(&self.gpu, rows).await?);
+                    all.extend(state.download(gpu, rows).await?);
                 }
             } else {
-                model.forward(&self.gpu, &mut chunks, None)?;
+                model.forward(gpu, &mut chunks, None)?;
             }
-            logits.extend(model.logits.download(&self.gpu, rows).await?);
+            logits.extend(model.logits.download(gpu, rows).await?);
         }
         match logits.iter().position(|logit| !logit.is_finite()) {
             None => Ok((logits, states)),
             Some(at) => {
-                let token = at / self.config.vocab_size;
+                let token = at / self.config().vocab_size;
                 Err(Error::new(
                     ErrorKind::NonFinite,
                     "logits",
@@ -329,22 +293,24 @@ impl Engine {
     /// # Errors
     /// As `batch`.
     pub async fn with_model<T>(&self, batch: impl AsyncFnOnce(&Gpu, &mut Model) -> Result<T>) -> Result<T> {
-        batch(&self.gpu, &mut self.state.lock().await.model).await
+        let State { gpu, model, .. } = &mut *self.state().await?;
+        batch(gpu, model).await
     }
 
     /// Computes all but the last `keep` tokens that `session` has not computed yet.
-    pub(super) fn prefill(&self, model: &mut Model, session: &mut Session, keep: usize) -> Result<()> {
+    pub(super) fn prefill(&self, state: &mut State, session: &mut Session, keep: usize) -> Result<()> {
+        let State { gpu, model, .. } = state;
         loop {
             let (sequence, pending) = session.pending();
             let left = pending.len().saturating_sub(keep);
             if left == 0 {
                 return Ok(());
             }
-            let rows = model.chunk_rows(&self.gpu, sequence.len())? as usize;
+            let rows = model.chunk_rows(gpu, sequence.len())? as usize;
             let tokens = &pending[..left.min(rows)];
-            model.forward(&self.gpu, &mut [Chunk { sequence, tokens, logits: LogitRows::None }], None)?;
+            model.forward(gpu, &mut [Chunk { sequence, tokens, logits: LogitRows::None }], None)?;
             // Keeps the pace honest, and the queue from growing without bound.
-            self.gpu.wait()?;
+            gpu.wait()?;
         }
     }
 }

@@ -29,13 +29,16 @@ pub struct Lane<'a> {
 pub async fn step(lanes: &mut [Lane<'_>]) -> Result<Vec<Sampled>> {
     let Some(first) = lanes.first() else { return Ok(Vec::new()) };
     let engine = first.session.engine().clone();
-    let mut parts = Vec::with_capacity(lanes.len());
-    for Lane { session, sampler, sample, allowed } in lanes.iter_mut() {
-        let (sample, allowed) = (*sample, *allowed);
-        parts.push(Part { session, after: After::Nothing, sampler, sample, allowed });
-    }
-    let flight = submit(&engine, &mut *engine.state.lock().await, &mut parts)?;
-    let landed = flight.land(engine.gpu()).await?;
+    let compute = async || {
+        let mut parts = Vec::with_capacity(lanes.len());
+        for Lane { session, sampler, sample, allowed } in lanes.iter_mut() {
+            let (sample, allowed) = (*sample, *allowed);
+            parts.push(Part { session, after: After::Nothing, sampler, sample, allowed });
+        }
+        let flight = submit(&engine, &mut *engine.state().await?, &mut parts)?;
+        flight.land().await
+    };
+    let landed = engine.persist(compute).await?;
     let chosen = lanes.iter_mut().zip(landed).map(|(lane, mut landed)| {
         let sampled = landed.tokens.remove(0);
         lane.session.push(sampled.id);

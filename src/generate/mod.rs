@@ -10,6 +10,7 @@ mod sampler;
 mod sampling;
 mod score;
 mod session;
+mod state;
 
 pub use batch::{Batch, Generation, generate_all};
 pub use engine::{Engine, EngineOptions, ModelSource, default_format};

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Decision, Engine, Sampled, Sampler, Session, engine::State};
+use super::{Decision, Engine, Sampled, Sampler, Session, state::State};
 use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Download, Gpu, Recording},
@@ -144,6 +144,7 @@ impl Sampling {
 
 /// A step that was submitted.
 pub(super) struct Flight {
+    gpu: Arc<Gpu>,
     parts: Vec<FlightPart>,
     download: Download,
     /// Its logits, where a choice may need more than the candidates.
@@ -181,21 +182,21 @@ pub(super) struct Landed {
 /// # Errors
 /// As [`Model::forward`]; the sessions are then as they were.
 pub(super) fn submit(engine: &Engine, state: &mut State, parts: &mut [Part]) -> Result<Flight> {
-    let gpu = engine.gpu();
-    let State { model, sampling, .. } = state;
+    let options = &state.model.options;
     let rows: usize = parts.iter().map(Part::rows).sum();
-    let most = model.options.max_logit_rows.min(model.options.max_rows) as usize;
+    let most = options.max_logit_rows.min(options.max_rows) as usize;
     if rows > most {
         return Err(Error::expected(ErrorKind::Argument, "lanes", format!("at most {most}"), rows));
     }
     // What a text may bring to the common batch; the rest of its prompt goes ahead.
-    let share = (model.options.max_rows as usize / parts.len()).max(1);
+    let share = (options.max_rows as usize / parts.len()).max(1);
     for part in parts.iter_mut().filter(|part| matches!(part.after, After::Nothing)) {
         if part.session.pending().1.len() > 1 {
-            let rows = model.chunk_rows(gpu, part.session.tokens().len() as u32)? as usize;
-            engine.prefill(model, part.session, share.min(rows))?;
+            let rows = state.model.chunk_rows(&state.gpu, part.session.tokens().len() as u32)? as usize;
+            engine.prefill(state, part.session, share.min(rows))?;
         }
     }
+    let State { gpu, model, sampling, .. } = state;
     let inputs: Vec<_> = parts.iter_mut().map(Part::inputs).collect();
     let mut chunks = Vec::with_capacity(parts.len());
     for (part, tokens) in parts.iter_mut().zip(&inputs) {
@@ -208,8 +209,14 @@ pub(super) fn submit(engine: &Engine, state: &mut State, parts: &mut [Part]) -> 
 }
 
 /// The part of a step that follows the forward pass.
-fn choose(gpu: &Gpu, model: &Model, sampling: &mut Sampling, parts: &[Part], rows: usize) -> Result<Flight> {
-    let mut counts = vec![0; count::KEY_VISITS + 1];
+fn choose(
+    gpu: &Arc<Gpu>,
+    model: &Model,
+    sampling: &mut Sampling,
+    parts: &[Part],
+    rows: usize,
+) -> Result<Flight> {
+    let mut counts = vec![0; count::LOGIT_ROWS + 1];
     counts[count::LOGIT_ROWS] = rows as u64;
     if parts.iter().any(|part| part.sampler.adjusts() || part.allowed.is_some()) {
         write_adjustments(gpu, sampling, parts)?;
@@ -252,7 +259,18 @@ fn choose(gpu: &Gpu, model: &Model, sampling: &mut Sampling, parts: &[Part], row
     let sampled = model.sampled.slice(first_slot % capacity * 4, rows as u64 * 4);
     let download = gpu.fetch(&[records, sampled])?;
     let (vocab, spare) = (model.config.vocab_size as u32, sampling.spare.clone());
-    Ok(Flight { parts: flight_parts, download, logits, row_bytes, vocab, first_slot, decoding: true, spare })
+    let gpu = gpu.clone();
+    Ok(Flight {
+        gpu,
+        parts: flight_parts,
+        download,
+        logits,
+        row_bytes,
+        vocab,
+        first_slot,
+        decoding: true,
+        spare,
+    })
 }
 
 fn write_adjustments(gpu: &Gpu, sampling: &Sampling, parts: &[Part]) -> Result<()> {
@@ -270,8 +288,12 @@ fn write_adjustments(gpu: &Gpu, sampling: &Sampling, parts: &[Part]) -> Result<(
 }
 
 impl Flight {
-    /// The slot that the first token of part number `part` goes to, unless others may have used it since.
+    /// The slot that the first token of part number `part` goes to, unless others may have used it since or
+    /// it was lost with its device.
     pub fn slot(&self, state: &State, part: usize) -> Option<u32> {
+        if !Arc::ptr_eq(&self.gpu, &state.gpu) {
+            return None;
+        }
         let capacity = state.model.sampled.size() / 4;
         let number = self.first_slot + self.parts[part].first as u64;
         (state.sampling.slots - number <= capacity).then_some((number % capacity) as u32)
@@ -286,8 +308,8 @@ impl Flight {
     ///
     /// # Errors
     /// As [`Gpu::download`]; [`ErrorKind::NonFinite`] for logits that are no numbers.
-    pub async fn land(self, gpu: &Gpu) -> Result<Vec<Landed>> {
-        let Self { parts, download, logits, row_bytes, vocab, spare, .. } = self;
+    pub async fn land(self) -> Result<Vec<Landed>> {
+        let Self { gpu, parts, download, logits, row_bytes, vocab, spare, .. } = self;
         let [records, sampled] = <[Vec<u32>; 2]>::try_from(gpu.receive::<u32>(download).await?)
             .expect("two buffers were asked for");
         let words = size_of::<TopKRecord>() / 4;

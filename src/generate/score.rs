@@ -1,6 +1,6 @@
 //! How likely given continuations are.
 
-use super::{Engine, Session};
+use super::{Engine, Session, state::State};
 use crate::{
     Result,
     model::{Chunk, LogitRows},
@@ -14,8 +14,13 @@ impl Engine {
     /// # Errors
     /// As [`Model::forward`](crate::model::Model::forward).
     pub async fn score(&self, session: &mut Session, continuations: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-        session.prefill().await?;
-        let model = &mut self.state.lock().await.model;
+        self.persist(async || self.try_score(session, continuations).await).await
+    }
+
+    async fn try_score(&self, session: &mut Session, continuations: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+        let state = &mut *self.state().await?;
+        self.prefill(state, session, 1)?;
+        let State { gpu, model, .. } = state;
         let vocab = self.config().vocab_size;
         let most = model.options.max_logit_rows.min(model.options.max_rows) as usize;
         let last = session.tokens().last().copied();
@@ -29,8 +34,8 @@ impl Engine {
             let mut logprobs = Vec::with_capacity(continuation.len());
             for (inputs, targets) in inputs.chunks(most).zip(continuation.chunks(most)) {
                 let mut chunks = [Chunk { sequence: &mut *sequence, tokens: inputs, logits: LogitRows::All }];
-                model.forward(self.gpu(), &mut chunks, None)?;
-                let logits = model.logits.download(self.gpu(), inputs.len() as u32).await?;
+                model.forward(gpu, &mut chunks, None)?;
+                let logits = model.logits.download(gpu, inputs.len() as u32).await?;
                 for (row, target) in logits.chunks_exact(vocab).zip(targets) {
                     logprobs.push((f64::from(row[*target as usize]) - log_sum_exp(row, 1.0)) as f32);
                 }

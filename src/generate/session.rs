@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{Stream, stream};
 
-use super::{Batch, Engine, Sampled, SamplingParams, Speculate};
+use super::{Batch, Engine, Sampled, SamplingParams, Speculate, state::State};
 use crate::{Error, ErrorKind, Result, model::Sequence};
 
 /// A text: its tokens, and the keys and values of those computed so far. Tokens are computed when
@@ -110,8 +110,7 @@ impl Session {
     /// As [`Model::forward`](crate::model::Model::forward).
     pub async fn prefill(&mut self) -> Result<()> {
         let engine = self.engine.clone();
-        let model = &mut engine.state.lock().await.model;
-        engine.prefill(model, self, 1)
+        engine.persist(async || engine.prefill(&mut *engine.state().await?, self, 1)).await
     }
 
     /// Appends tokens as [`Model::skip`](crate::model::Model::skip) does.
@@ -119,15 +118,16 @@ impl Session {
     /// # Errors
     /// As there; [`ErrorKind::Argument`] when tokens before them have not been computed.
     pub async fn skip(&mut self, tokens: &[u32]) -> Result<()> {
+        let engine = self.engine.clone();
+        let State { gpu, model, .. } = &mut *engine.state().await?;
+        engine.renew(&mut self.sequence);
         let computed = self.sequence.len() as usize;
         if computed < self.tokens.len() {
             let expected = format!("{} computed tokens", self.tokens.len());
             return Err(Error::expected(ErrorKind::Argument, "skip", expected, computed));
         }
         self.feed(tokens);
-        let engine = self.engine.clone();
-        let model = &mut engine.state.lock().await.model;
-        model.skip(engine.gpu(), &mut self.sequence, tokens.len() as u32)
+        model.skip(gpu, &mut self.sequence, tokens.len() as u32)
     }
 
     /// A session with the same tokens that shares what was computed.
@@ -159,6 +159,7 @@ impl Session {
 
     /// The cache, and the tokens that are not in it yet: at least the last one.
     pub(super) fn pending(&mut self) -> (&mut Sequence, &[u32]) {
+        self.engine.renew(&mut self.sequence);
         if self.sequence.len() as usize == self.tokens.len() && !self.tokens.is_empty() {
             // Its logits are gone; the last page is always kept.
             let length = self.sequence.len() - 1;

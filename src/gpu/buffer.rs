@@ -161,6 +161,9 @@ impl Gpu {
             None => mapped.await,
         };
         if !matches!(result, Ok(Ok(()))) {
+            // A loss may be told after what it made fail.
+            let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+            self.check()?;
             return Err(Error::new(ErrorKind::Device, "download", format!("mapping failed: {result:?}")));
         }
         let mut contents = Vec::with_capacity(sizes.len());

@@ -158,7 +158,7 @@ pub struct Gpu {
     rejected: Arc<Mutex<HashSet<String>>>,
     preferred: Arc<Mutex<HashMap<String, String>>>,
     faults: Arc<Mutex<Faults>>,
-    shaders: Arc<HashMap<String, String>>,
+    options: Arc<GpuOptions>,
     description: AdapterDescription,
     capabilities: Capabilities,
     limits: Limits,
@@ -241,11 +241,21 @@ impl Gpu {
             rejected: Arc::default(),
             preferred: Arc::default(),
             faults,
-            shaders: Arc::new(options.shaders.clone()),
+            options: Arc::new(options.clone()),
             description,
             capabilities,
             limits: Limits::from(&required_limits),
         })
+    }
+
+    /// Opens the device once more, after its loss. What was found out about its kernels holds; buffers and
+    /// compiled kernels are of the lost one.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub async fn reopen(&self) -> Result<Self> {
+        let (rejected, preferred) = (self.rejected.clone(), self.preferred.clone());
+        Ok(Self { rejected, preferred, ..Self::open(&self.options).await? })
     }
 
     /// The adapter this device was opened on.
@@ -265,7 +275,7 @@ impl Gpu {
 
     /// What stands in for files of [`SHADERS`](super::SHADERS), by module name.
     pub fn shaders(&self) -> &HashMap<String, String> {
-        &self.shaders
+        &self.options.shaders
     }
 
     /// Excludes the kernel variant `name` (`operation/variant`) from being chosen.
@@ -410,9 +420,15 @@ impl Gpu {
         }
     }
 
+    /// Whether the device was lost: it must be opened again.
+    pub fn is_lost(&self) -> bool {
+        self.check_lost().is_err()
+    }
+
     /// Destroys the device, as a driver reset would; everything after it is [`ErrorKind::DeviceLost`].
     pub fn destroy(&self) {
         self.doing("destroy");
+        self.faults().lost.get_or_insert("the device was destroyed".to_owned());
         self.device.destroy();
         // The loss is told once the device is idle.
         let _ = self.device.poll(wgpu::PollType::wait_indefinitely());

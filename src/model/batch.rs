@@ -134,7 +134,6 @@ impl Tables {
             counts[count::tiled_items(segment)] = tiled.len() as u64;
             counts[count::single_visits(segment)] = visits(single);
             counts[count::tiled_visits(segment)] = visits(tiled);
-            counts[count::KEY_VISITS] += visits(single) + visits(tiled);
         }
         counts
     }

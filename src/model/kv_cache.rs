@@ -216,6 +216,11 @@ impl Sequence {
         self.length == 0
     }
 
+    /// Whether both are of one cache.
+    pub fn shares_cache(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pool, &other.pool)
+    }
+
     /// The page that holds position `position`.
     pub fn page_of(&self, position: u32) -> u32 {
         self.pages[(position / PAGE - self.first_page) as usize]

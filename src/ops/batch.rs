@@ -86,27 +86,25 @@ pub mod count {
     pub const ROWS: usize = 0;
     /// Tokens whose logits are wanted.
     pub const LOGIT_ROWS: usize = 1;
-    /// Keys that attention visits, summed over the rows.
-    pub const KEY_VISITS: usize = 2;
 
     /// Single-row attention items of KV segment `segment`; of the number of segments: how many slots
     /// there are.
     pub const fn single_items(segment: usize) -> usize {
-        3 + 4 * segment
+        2 + 4 * segment
     }
 
     /// Tiled attention items of KV segment `segment`.
     pub const fn tiled_items(segment: usize) -> usize {
-        4 + 4 * segment
+        3 + 4 * segment
     }
 
     /// Keys that the single-row items of KV segment `segment` visit, summed over the rows.
     pub const fn single_visits(segment: usize) -> usize {
-        5 + 4 * segment
+        4 + 4 * segment
     }
 
     /// Keys that the tiled items of KV segment `segment` visit, summed over the rows.
     pub const fn tiled_visits(segment: usize) -> usize {
-        6 + 4 * segment
+        5 + 4 * segment
     }
 }
