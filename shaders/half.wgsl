@@ -34,3 +34,15 @@ fn rounding_shift(value: u32, shift: u32) -> u32 {
     let odd = (value >> shift) & 1u;
     return (value + (1u << (shift - 1u)) - 1u + odd) >> shift;
 }
+
+// Weights that are rounded to 16 bits are multiplied by a power of two before, so that small ones keep their bits:
+// below 2⁻¹⁴ a 16-bit float has fewer, and a driver may take it for zero.
+const WEIGHT_SCALE = 64.0;
+
+// As 16-bit floats, where what is finite stays so: 1e6 becomes 65504. Infinity and NaN stay what they are.
+@if(f16)
+fn saturated_f16(values: vec4f) -> vec4<f16> {
+    let magnitudes = abs(values);
+    let overflow = (magnitudes > vec4f(65504.0)) & (magnitudes < vec4f(3.4e38));
+    return vec4<f16>(select(values, sign(values) * 65504.0, overflow));
+}

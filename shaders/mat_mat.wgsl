@@ -1,7 +1,9 @@
 // y = x · weightᵀ for any number of rows of x. A workgroup computes a tile of TILE_ROWS rows by
 // TILE_COLS columns of y: block by block, both operands are brought to workgroup memory once, the weights
-// decoded, and each invocation multiplies SIDE rows with SIDE columns in registers.
-import package::generated::{MatmulParams, QUADS, SIDE, TILE_COLS, TILE_ROWS, WORKGROUP};
+// decoded, and each invocation multiplies ROWS rows with COLS columns in registers. With `rounds_to_f16`, the operands
+// in workgroup memory are 16-bit floats, which takes half of its room and of its bandwidth.
+import package::generated::{COLS, MatmulParams, QUADS, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
+import package::half::{WEIGHT_SCALE, saturated_f16};
 import package::weight::{weight_quad, weight_scale};
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
@@ -9,16 +11,16 @@ import package::weight::{weight_quad, weight_scale};
 @group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows, y_stride]
 @group(0) @binding(5) var<storage, read> counts: array<u32>;  // [slots]: the number of rows is counts[slot]
 
-// An odd stride spreads the quads of a row over the memory's banks.
-const ROW_STRIDE = TILE_ROWS + 1u;
-const COL_STRIDE = TILE_COLS + 1u;
 // Invocations across and down the tile. 64 columns, 4 each, are 16 across; invocation 18 then is (2, 1),
-// and computes columns 2, 18, 34, 50 of rows 1, 9, 17, 25 (8 down).
-const ACROSS = TILE_COLS / SIDE;
-const DOWN = TILE_ROWS / SIDE;
+// and computes columns 2, 18, 34, 50 of rows 1, 9, 17, 25 (32 rows, 4 each, are 8 down).
+const ACROSS = TILE_COLS / COLS;
+const DOWN = TILE_ROWS / ROWS;
 
-var<workgroup> x_tile: array<vec4f, QUADS * ROW_STRIDE>;      // [QUADS, TILE_ROWS]
-var<workgroup> weight_tile: array<vec4f, QUADS * COL_STRIDE>; // [QUADS, TILE_COLS]
+@if(rounds_to_f16) alias Quad = vec4<f16>;
+@else alias Quad = vec4f;
+
+var<workgroup> x_tile: array<Quad, QUADS * TILE_ROWS>;      // [QUADS, TILE_ROWS]
+var<workgroup> weight_tile: array<Quad, QUADS * TILE_COLS>; // [QUADS, TILE_COLS]
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
@@ -29,26 +31,26 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     let down = index / ACROSS;
 
     // Indexed by loop counters alone: drivers unroll such loops and keep the sums in registers.
-    var sums: array<array<f32, SIDE>, SIDE>; // [rows, columns]
+    var sums: array<array<f32, COLS>, ROWS>;
     for (var block = 0u; block < params.blocks; block++) {
         // Rows and columns past the end repeat the last one; nobody writes their results.
         for (var i = index; i < TILE_ROWS * QUADS; i += WORKGROUP) {
             let row = min(first_row + i / QUADS, rows - 1u);
-            x_tile[i % QUADS * ROW_STRIDE + i / QUADS] = x[(row * params.blocks + block) * QUADS + i % QUADS];
+            x_tile[place(i % QUADS, i / QUADS, TILE_ROWS)] = x_quad((row * params.blocks + block) * QUADS + i % QUADS);
         }
         for (var i = index; i < TILE_COLS * QUADS; i += WORKGROUP) {
             let at = min(first_col + i / QUADS, params.rows - 1u) * params.blocks + block;
-            weight_tile[i % QUADS * COL_STRIDE + i / QUADS] = weight_scale(at) * weight_quad(at, i % QUADS);
+            weight_tile[place(i % QUADS, i / QUADS, TILE_COLS)] = scaled_weight_quad(at, i % QUADS);
         }
         workgroupBarrier();
         for (var j = 0u; j < QUADS; j++) {
-            var quads: array<vec4f, SIDE>;
-            for (var col = 0u; col < SIDE; col++) {
-                quads[col] = weight_tile[j * COL_STRIDE + across + ACROSS * col];
+            var quads: array<vec4f, COLS>;
+            for (var col = 0u; col < COLS; col++) {
+                quads[col] = vec4f(weight_tile[place(j, across + ACROSS * col, TILE_COLS)]);
             }
-            for (var row = 0u; row < SIDE; row++) {
-                let v = x_tile[j * ROW_STRIDE + down + DOWN * row];
-                for (var col = 0u; col < SIDE; col++) {
+            for (var row = 0u; row < ROWS; row++) {
+                let v = vec4f(x_tile[place(j, down + DOWN * row, TILE_ROWS)]);
+                for (var col = 0u; col < COLS; col++) {
                     let w = quads[col];
                     sums[row][col] = fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sums[row][col]))));
                 }
@@ -57,13 +59,50 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         workgroupBarrier();
     }
 
-    for (var i = 0u; i < SIDE; i++) {
+    for (var i = 0u; i < ROWS; i++) {
         let row = first_row + down + DOWN * i;
-        for (var k = 0u; k < SIDE; k++) {
+        for (var k = 0u; k < COLS; k++) {
             let col = first_col + across + ACROSS * k;
             if row < rows && col < params.rows {
-                y[row * params.y_stride + params.first_row + col] = sums[i][k];
+                y[row * params.y_stride + params.first_row + col] = unscaled(sums[i][k]);
             }
         }
     }
+}
+
+// Where quad `j` of a row lies in a tile of `rows` rows. Neighbouring rows change places by the quad's number, so that
+// both the quads of a row and a quad of many rows are spread over the memory's banks: of 16 rows, quad 3 of row 6 is
+// at 3 · 16 + 5.
+fn place(j: u32, row: u32, rows: u32) -> u32 {
+    return j * rows + (row ^ j);
+}
+
+@if(rounds_to_f16)
+fn x_quad(at: u32) -> Quad {
+    return saturated_f16(x[at]);
+}
+
+@else
+fn x_quad(at: u32) -> Quad {
+    return x[at];
+}
+
+@if(rounds_to_f16)
+fn scaled_weight_quad(block: u32, j: u32) -> Quad {
+    return saturated_f16(WEIGHT_SCALE * weight_scale(block) * weight_quad(block, j));
+}
+
+@else
+fn scaled_weight_quad(block: u32, j: u32) -> Quad {
+    return weight_scale(block) * weight_quad(block, j);
+}
+
+@if(rounds_to_f16)
+fn unscaled(sum: f32) -> f32 {
+    return sum / WEIGHT_SCALE;
+}
+
+@else
+fn unscaled(sum: f32) -> f32 {
+    return sum;
 }

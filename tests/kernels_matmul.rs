@@ -35,31 +35,55 @@ fn matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
     Matrix::encode(format, rows as usize, cols as usize, &values)
 }
 
-/// A device on which `name` is the best variant of its operation, for the shapes that it fits.
+/// As [`matrix`], but a 16-bit float holds every weight exactly: the scales of blocks are powers of two.
+fn short_matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
+    let (steps, largest) = if format.name == "q4_0" { (8.0, -1.0) } else { (128.0, 127.0 / 128.0) };
+    let mut values = random(rows * 7 + cols, (rows * cols) as usize);
+    for block in values.chunks_exact_mut(cols as usize).flat_map(|row| row.chunks_mut(BLOCK)) {
+        block.iter_mut().for_each(|value| *value = (*value * (steps - 1.0)).round() / steps);
+        block[0] = largest;
+    }
+    Matrix::encode(format, rows as usize, cols as usize, &values)
+}
+
+/// A handle to the device for which `name` is the best variant of its operation, for the shapes that it fits.
 fn best(operation: &str, name: &str, variants: impl Iterator<Item = &'static str>) -> Gpu {
-    let gpu = open(&GpuOptions::default());
+    let gpu = GPU.with_own_rejections();
     for better in variants.take_while(|other| *other != name) {
         gpu.reject(format!("{operation}/{better}"));
     }
     gpu
 }
 
-/// The device without the variants that multiply integers.
-fn without_integers() -> Gpu {
+/// The device without the variants that round their factors.
+fn exact() -> Gpu {
+    fn reject<S>(gpu: &Gpu, operation: &Operation<S>, shape: &S) {
+        for variant in operation.variants {
+            let key = (variant.key)(shape);
+            if key.needs.contains(&Capability::Integer) || rounds_to_f16(&key) {
+                gpu.reject(operation.full_name(variant));
+            }
+        }
+    }
     let gpu = GPU.with_own_rejections();
-    let shape = MatVecShape { format: by_name("q8_0").unwrap(), cols: 1, q8: true };
-    for variant in MAT_VEC.variants {
-        if (variant.key)(&shape).needs.contains(&Capability::Integer) {
-            gpu.reject(MAT_VEC.full_name(variant));
-        }
-    }
-    let shape = MatMatShape { format: by_name("q8_0").unwrap(), q8: true, most: u32::MAX };
-    for variant in MAT_MAT.variants {
-        if (variant.key)(&shape).needs.contains(&Capability::Integer) {
-            gpu.reject(MAT_MAT.full_name(variant));
-        }
-    }
+    let format = by_name("q8_0").unwrap();
+    reject(&gpu, &MAT_VEC, &MatVecShape { format, cols: 1, q8: true });
+    reject(&gpu, &MAT_MAT, &many_rows(format));
     gpu
+}
+
+/// Every variant of [`MAT_MAT`] that the device can run, by itself, with the formats that it fits.
+fn each_mat_mat() -> Vec<(&'static Variant<MatMatShape>, Gpu, Vec<&'static Format>)> {
+    let names = runnable(&MAT_MAT, many_rows);
+    let runnable = MAT_MAT.variants.iter().filter(|variant| names.contains(&variant.name));
+    let fits = |variant: &Variant<MatMatShape>| {
+        FORMATS.into_iter().filter(|format| (variant.fits)(&many_rows(format))).collect()
+    };
+    runnable.map(|variant| (variant, MAT_MAT.only(&GPU, variant), fits(variant))).collect()
+}
+
+fn many_rows(format: &'static Format) -> MatMatShape {
+    MatMatShape { format, q8: true, most: u32::MAX }
 }
 
 /// Runs a product over all rows of `x` with `rows` rows in `y`, of which the product writes as many as
@@ -109,16 +133,27 @@ fn assert_product(found: &[f32], matrix: &Matrix, x: &[f32], what: &str) {
     }
 }
 
-/// Every variant of both products, every format and shape, with these rows of activations.
+/// Both products of every format and shape, with these rows of activations.
 fn check_products(gpu: &Gpu, few: &[u32], many: &[u32]) {
+    check_products_of(&FORMATS, gpu, few, many, matrix, random);
+}
+
+fn check_products_of(
+    formats: &[&'static Format],
+    gpu: &Gpu,
+    few: &[u32],
+    many: &[u32],
+    matrix: fn(&'static Format, u32, u32) -> Matrix,
+    activations: fn(u32, usize) -> Vec<f32>,
+) {
     let mut checked = 0;
-    for format in FORMATS {
+    for format in formats {
         for (rows, cols) in SHAPES {
             let matrix = matrix(format, rows, cols);
             let weight = Weight::from_matrix(gpu, "weight", &matrix).unwrap();
             let counts = few.iter().map(|n| (*n, RowCount::Few(*n)));
             for (n, count) in counts.chain(many.iter().map(|n| (*n, RowCount::many(1, *n)))) {
-                let x = random(n, (n * cols) as usize);
+                let x = activations(n, (n * cols) as usize);
                 let (y, multiplied) = product_of(gpu, &weight, &x, count, n);
                 assert_product(
                     &y,
@@ -130,7 +165,7 @@ fn check_products(gpu: &Gpu, few: &[u32], many: &[u32]) {
             }
         }
     }
-    assert_eq!(checked, FORMATS.len() * SHAPES.len() * (few.len() + many.len()));
+    assert_eq!(checked, formats.len() * SHAPES.len() * (few.len() + many.len()));
 }
 
 /// Variants of a product that the device can run for any format.
@@ -158,9 +193,14 @@ fn mat_vec() {
 
 #[test]
 fn mat_mat() {
-    for variant in runnable(&MAT_MAT, |format| MatMatShape { format, q8: true, most: u32::MAX }) {
-        let gpu = best("mat_mat", variant, MAT_MAT.variants.iter().map(|variant| variant.name));
-        check_products(&gpu, &[], &[1, 9, 16, 19, 64, 70]);
+    let short = |seed, count| random(seed, count).iter().map(|x| (x * 64.0).round() / 64.0).collect();
+    let rows = [1, 9, 16, 19, 64, 70];
+    for (variant, gpu, formats) in each_mat_mat() {
+        if rounds_to_f16(&(variant.key)(&many_rows(formats[0]))) {
+            check_products_of(&formats, &gpu, &[], &rows, short_matrix, short);
+        } else {
+            check_products_of(&formats, &gpu, &[], &rows, matrix, random);
+        }
     }
 }
 
@@ -197,18 +237,39 @@ fn a_row_has_the_same_bits_in_every_small_batch() {
 
 #[test]
 fn rows_beyond_the_count_are_not_written() {
-    let matrix = matrix(by_name("q8_0").unwrap(), 33, 96);
-    let weight = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
-    let x = random(1, 5 * 96);
-    let y = product(&GPU, &weight, &x, RowCount::many(1, 5), 40);
-    assert_product(&y[..5 * 33], &matrix, &x, "counted");
-    assert!(y[5 * 33..].iter().all(|y| y.is_nan()));
+    for (variant, gpu, formats) in each_mat_mat() {
+        for format in formats {
+            let weight = Weight::from_matrix(&gpu, "weight", &matrix(format, 33, 96)).unwrap();
+            let y = product(&gpu, &weight, &random(1, 5 * 96), RowCount::many(1, 5), 40);
+            assert!(y[..5 * 33].iter().all(|y| y.is_finite()), "{}/{}", variant.name, format.name);
+            assert!(y[5 * 33..].iter().all(|y| y.is_nan()), "{}/{}", variant.name, format.name);
+        }
+    }
+}
+
+/// What a 16-bit float cannot hold counts as the largest that it can; infinity stays infinite.
+#[test]
+fn rounding_to_f16_makes_nothing_infinite() {
+    for (variant, gpu, formats) in each_mat_mat() {
+        let rounds = rounds_to_f16(&(variant.key)(&many_rows(formats[0])));
+        for format in formats {
+            let weight = Weight::from_matrix(&gpu, "weight", &short_matrix(format, 3, 32)).unwrap();
+            let row =
+                |value: f32| -> Vec<f32> { (0..32).map(|i| if i == 0 { value } else { 0.0 }).collect() };
+            let x = [row(1e6), row(-65504.0), row(f32::INFINITY)].concat();
+            let y = product(&gpu, &weight, &x, RowCount::many(1, 3), 3);
+            let large = if rounds { 65504.0 } else { 1e6 };
+            let expected = short_matrix(format, 3, 32).row(0)[0] * large;
+            assert!((y[0] / expected - 1.0).abs() < 1e-6, "{}/{}: {}", variant.name, format.name, y[0]);
+            assert!(y[3].is_finite() && !y[6].is_finite(), "{}/{}: {y:?}", variant.name, format.name);
+        }
+    }
 }
 
 /// Products with unit vectors read a weight's columns back, exactly.
 #[test]
 fn every_code_and_subnormal_scale_is_exact() {
-    let floats = without_integers();
+    let floats = exact();
     let identity: Vec<f32> =
         (0..BLOCK * BLOCK).map(|i| f32::from(u8::from(i % BLOCK == i / BLOCK))).collect();
     for format in FORMATS {
@@ -267,11 +328,18 @@ fn parts_are_one_matrix() {
         let weight = in_parts(&GPU, &matrix);
         assert_eq!(weight.parts.len(), 6);
         let whole = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
-        for (n, count) in [(3, RowCount::Few(3)), (40, RowCount::many(1, 40))] {
-            let x = random(n, n as usize * 96);
-            let (y, multiplied) = product_of(&GPU, &weight, &x, count, n);
-            assert_eq!(y, product(&GPU, &whole, &x, count, n), "{}", format.name);
-            assert_product(&y, &matrix, &multiplied, format.name);
+        let x = random(3, 3 * 96);
+        let (y, multiplied) = product_of(&GPU, &weight, &x, RowCount::Few(3), 3);
+        assert_eq!(y, product(&GPU, &whole, &x, RowCount::Few(3), 3), "{}", format.name);
+        assert_product(&y, &matrix, &multiplied, format.name);
+    }
+    for (variant, gpu, formats) in each_mat_mat() {
+        for format in formats {
+            let matrix = matrix(format, 33, 96);
+            let weights = [in_parts(&gpu, &matrix), Weight::from_matrix(&gpu, "weight", &matrix).unwrap()];
+            let x = random(40, 40 * 96);
+            let [parts, whole] = weights.map(|weight| product(&gpu, &weight, &x, RowCount::many(1, 40), 40));
+            assert_eq!(parts, whole, "{}/{}", variant.name, format.name);
         }
     }
 }

@@ -32,6 +32,8 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "kv/q4_0",
     "kv/q8_0",
     "mat_mat",
+    "mat_mat_integer",
+    "mat_mat_matrices",
     "mat_mat_registers",
     "mat_vec",
     "mat_vec_output",

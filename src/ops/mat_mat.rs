@@ -33,6 +33,20 @@ pub(super) fn mat_mat_tile(key: &KernelKey) -> (u32, u32) {
     (*rows, *cols)
 }
 
+/// Flag of kernels that round both factors to 16-bit floats.
+const ROUNDS_TO_F16: &str = "rounds_to_f16";
+
+/// Whether the kernel rounds both factors to 16-bit floats: activations beyond 65504 and weights beyond 1023
+/// count as these.
+pub fn rounds_to_f16(key: &KernelKey) -> bool {
+    key.flags.contains(&ROUNDS_TO_F16)
+}
+
+/// Whether the format has no more than 16 bits, so that they are what is meant.
+fn is_short(shape: &MatMatShape) -> bool {
+    shape.format.bits_per_weight() <= 16.0
+}
+
 fn key(shader: &'static str, shape: &MatMatShape, [rows, cols]: [u32; 2]) -> KernelKey {
     weight_key(shader, shape.format)
         .with::<MatmulParams>()
@@ -40,11 +54,31 @@ fn key(shader: &'static str, shape: &MatMatShape, [rows, cols]: [u32; 2]) -> Ker
         .constant(TILE_COLS, cols)
 }
 
+/// A tile of `rows` by `cols`, of which each invocation computes `each`.
+fn tiles(shader: &'static str, shape: &MatMatShape, [rows, cols]: [u32; 2], each: [u32; 2]) -> KernelKey {
+    key(shader, shape, [rows, cols])
+        .constant("ROWS", each[0])
+        .constant("COLS", each[1])
+        .constant("WORKGROUP", rows * cols / (each[0] * each[1]))
+}
+
+/// As large a tile as the rows fill and workgroup memory holds.
 fn baseline(shape: &MatMatShape) -> KernelKey {
-    let (rows, cols, side) = (32, 64, 4);
-    key("mat_mat", shape, [rows, cols])
-        .constant("SIDE", side)
-        .constant("WORKGROUP", rows * cols / (side * side))
+    match shape.most {
+        16 => tiles("mat_mat", shape, [16, 64], [2, 4]),
+        32 => tiles("mat_mat", shape, [32, 64], [4, 4]),
+        _ => tiles("mat_mat", shape, [64, 64], [8, 4]),
+    }
+}
+
+/// Operands that take less room make larger tiles.
+fn short(shader: &'static str, shape: &MatMatShape) -> KernelKey {
+    match shape.most {
+        16 => tiles(shader, shape, [16, 64], [2, 4]),
+        32 => tiles(shader, shape, [32, 64], [4, 4]),
+        64 => tiles(shader, shape, [64, 64], [8, 4]),
+        _ => tiles(shader, shape, [64, 128], [8, 4]),
+    }
 }
 
 /// Each invocation computes 8 rows by 8 columns.
@@ -53,6 +87,19 @@ fn registers(shape: &MatMatShape) -> KernelKey {
     key("mat_mat_registers", shape, [rows, cols * workgroup])
         .constant("COLS", cols)
         .constant("WORKGROUP", workgroup)
+}
+
+/// Subgroups multiply matrices of `size`. A subgroup of 32, of which there are four, has one slot of the tile:
+/// as many matrices as keep both their sums and what is loaded for them small.
+fn matrices(shape: &MatMatShape, size: u32) -> KernelKey {
+    let rows = shape.most.min(4 * size);
+    let slots_down = (rows / (2 * size)).max(1);
+    key("mat_mat_matrices", shape, [rows, 8 * size])
+        .constant("SIZE", size)
+        .constant("SLOTS_DOWN", slots_down)
+        .constant("SLOTS_ACROSS", 4 / slots_down)
+        .flag(ROUNDS_TO_F16, true)
+        .constant("WORKGROUP", 128)
 }
 
 /// Whether both factors are there as integers.
@@ -64,6 +111,35 @@ fn integer(shape: &MatMatShape) -> bool {
 pub static MAT_MAT: Operation<MatMatShape> = Operation {
     name: "mat_mat",
     variants: &[
+        Variant {
+            name: "matrices_16",
+            fits: is_short,
+            key: |shape| KernelKey {
+                needs: &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16],
+                ..matrices(shape, 16)
+            },
+        },
+        Variant {
+            name: "matrices_8",
+            fits: is_short,
+            key: |shape| KernelKey {
+                needs: &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix8],
+                ..matrices(shape, 8)
+            },
+        },
+        Variant {
+            name: "integer",
+            fits: integer,
+            key: |shape| KernelKey { needs: &[Capability::Integer], ..short("mat_mat_integer", shape) },
+        },
+        Variant {
+            name: "f16_tiles",
+            fits: is_short,
+            key: |shape| KernelKey {
+                needs: &[Capability::F16],
+                ..short("mat_mat", shape).flag(ROUNDS_TO_F16, true)
+            },
+        },
         Variant {
             name: "f16",
             fits: |shape| reads_f16(shape.format),

@@ -27,7 +27,7 @@ pub use attention::{ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attent
 pub use batch::{KEY_SPLIT, PAGE, QUERY_TILE, Row, RowCount, SAMPLED, WorkItem, count};
 pub use embedding::{EMBEDDING, Embedding};
 pub use kv::{AttentionShape, KvFormat, KvSegment};
-pub use mat_mat::{MAT_MAT, MatMatShape};
+pub use mat_mat::{MAT_MAT, MatMatShape, rounds_to_f16};
 pub use mat_vec::{MAT_VEC, MatVecShape};
 pub use matmul::Matmul;
 pub use quantize::{QUANTIZE, Quantize};

@@ -7,10 +7,10 @@ use super::{
 };
 use crate::{
     Result,
-    gpu::{Capability, Gpu, Recording},
+    gpu::{Capability, Gpu, KernelKey, Recording},
     ops::{
         EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, QUANTIZE,
-        Quantize, Row, RowCount, SAMPLED, Weight, count, weight::uniform_values,
+        Quantize, Row, RowCount, SAMPLED, Weight, count, rounds_to_f16, weight::uniform_values,
     },
     quant::{BLOCK, Format, Matrix},
     reference,
@@ -53,6 +53,9 @@ pub async fn embedding(test: &mut SelfTest<'_>, format: &'static Format) -> Resu
 /// many these errors mostly cancel: this is about twice what they add up to here.
 const ROUNDED: f32 = 1e-3;
 
+/// As much for factors that are both rounded, or cut off, to the 11 bits of an `f16`: about five times.
+const ROUNDED_TO_F16: f32 = 2e-4;
+
 pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
     const ROWS: u32 = 3;
     const COLS: usize = 36;
@@ -92,8 +95,8 @@ pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format) -> Result
     Ok(())
 }
 
-/// All variants with activations that 8-bit codes hold exactly, then those that read such codes with
-/// any activations.
+/// All variants that read their factors exactly, with activations that 8-bit codes hold exactly; then those that
+/// round them, with any.
 async fn product<S>(
     test: &mut SelfTest<'_>,
     operation: &Operation<S>,
@@ -104,12 +107,17 @@ async fn product<S>(
 ) -> Result<()> {
     let case = Product::new(format, rows, count);
     let name = format!("{}, {count} rows", format.name);
-    test.check(operation, shape, &name, 2e-6, async |gpu| case.error(gpu, &case.in_codes).await).await?;
-    let mut variants: Vec<_> = operation.runnable(test.gpu, shape).collect();
-    variants.retain(|variant| (variant.key)(shape).needs.contains(&Capability::Integer));
-    let name = format!("{name}, rounded to codes");
+    let variants = |gpu: &Gpu, wanted: fn(&KernelKey) -> bool| -> Vec<_> {
+        operation.runnable(gpu, shape).filter(|variant| wanted(&(variant.key)(shape))).collect()
+    };
+    let exact = variants(test.gpu, |key| !rounds_to_f16(key));
+    let error = async |gpu: &Gpu| case.error(gpu, &case.in_codes).await;
+    test.check_variants(operation, &exact, &name, 2e-6, error).await?;
     let error = async |gpu: &Gpu| case.error(gpu, &case.values).await;
-    test.check_variants(operation, &variants, name, ROUNDED, error).await
+    let to_codes = variants(test.gpu, |key| key.needs.contains(&Capability::Integer));
+    test.check_variants(operation, &to_codes, format!("{name}, rounded to codes"), ROUNDED, error).await?;
+    let to_f16 = variants(test.gpu, rounds_to_f16);
+    test.check_variants(operation, &to_f16, format!("{name}, rounded to f16"), ROUNDED_TO_F16, error).await
 }
 
 struct Product {

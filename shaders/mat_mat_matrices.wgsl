@@ -1,0 +1,133 @@
+// y = x · weightᵀ for any number of rows of x, by the products of small matrices that a subgroup computes together.
+// A workgroup computes a tile of TILE_ROWS rows by TILE_COLS columns of y: block by block, both operands are
+// brought to workgroup memory in 16-bit floats, the weights decoded, and each subgroup multiplies its part of the
+// tile into sums of 32 bits.
+import package::generated::{MatmulParams, QUADS, SIZE, SLOTS_ACROSS, SLOTS_DOWN, TILE_COLS, TILE_ROWS, WORKGROUP};
+import package::half::{WEIGHT_SCALE, saturated_f16};
+import package::weight::{weight_quad, weight_scale};
+
+@group(0) @binding(2) var<uniform> params: MatmulParams;
+@group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [rows, blocks * QUADS]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows, y_stride]
+@group(0) @binding(5) var<storage, read> counts: array<u32>;  // [slots]: the number of rows is counts[slot]
+
+// Values in a row of either tile: a block, and 16 bytes more to spread the rows over the memory's banks.
+const STRIDE = 4u * QUADS + 8u;
+
+var<workgroup> x_tile: array<f16, TILE_ROWS * STRIDE>;      // [TILE_ROWS, STRIDE]
+var<workgroup> weight_tile: array<f16, TILE_COLS * STRIDE>; // [TILE_COLS, STRIDE]
+var<workgroup> border: array<f32, SIZE * SIZE>;             // a part of y of which not all is written
+
+@if(cooperative_matrix_8) alias Left = coop_mat8x8<f16, A>;
+@if(cooperative_matrix_8) alias Right = coop_mat8x8<f16, B>;
+@if(cooperative_matrix_8) alias Sum = coop_mat8x8<f32, C>;
+@if(cooperative_matrix_16) alias Left = coop_mat16x16<f16, A>;
+@if(cooperative_matrix_16) alias Right = coop_mat16x16<f16, B>;
+@if(cooperative_matrix_16) alias Sum = coop_mat16x16<f32, C>;
+
+// The tile is cut in slots, one for each subgroup at a time, and a slot in small matrices. 64 rows by 128 columns,
+// two slots down and two across, are slots of 32 by 64, or 2 by 4 matrices of 16.
+const SLOTS = SLOTS_ACROSS * SLOTS_DOWN;
+const DOWN = TILE_ROWS / (SLOTS_DOWN * SIZE);
+const ACROSS = TILE_COLS / (SLOTS_ACROSS * SIZE);
+
+struct Invocation {
+    @builtin(local_invocation_index) index: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
+    let rows = counts[params.slot];
+    let tile_col = workgroup.x * TILE_COLS;
+    let tile_row = workgroup.y * TILE_ROWS;
+    // Whether all of the tile is written, to places that a matrix can be stored to.
+    let whole = tile_row + TILE_ROWS <= rows && tile_col + TILE_COLS <= params.rows && params.first_row % 4u == 0u;
+
+    // With fewer subgroups than slots, several passes; with more, the rest repeat the last slot.
+    for (var first = 0u; first < SLOTS; first += invocation.subgroups) {
+        let slot = min(first + invocation.subgroup, SLOTS - 1u);
+        let slot_row = slot / SLOTS_ACROSS * (DOWN * SIZE);
+        let slot_col = slot % SLOTS_ACROSS * (ACROSS * SIZE);
+
+        var sums: array<array<Sum, ACROSS>, DOWN>;
+        for (var block = 0u; block < params.blocks; block++) {
+            bring(invocation.index, rows, tile_row, tile_col, block);
+            workgroupBarrier();
+            for (var k = 0u; k < 4u * QUADS; k += SIZE) {
+                var right: array<Right, ACROSS>;
+                for (var i = 0u; i < ACROSS; i++) {
+                    right[i] = coopLoad<Right>(&weight_tile[(slot_col + i * SIZE) * STRIDE + k], STRIDE);
+                }
+                for (var j = 0u; j < DOWN; j++) {
+                    let left = coopLoadT<Left>(&x_tile[(slot_row + j * SIZE) * STRIDE + k], STRIDE);
+                    for (var i = 0u; i < ACROSS; i++) {
+                        sums[j][i] = coopMultiplyAdd(left, right[i], sums[j][i]);
+                    }
+                }
+            }
+            workgroupBarrier();
+        }
+
+        if whole {
+            let stride = params.y_stride;
+            for (var j = 0u; j < DOWN; j++) {
+                for (var i = 0u; i < ACROSS; i++) {
+                    let row = tile_row + slot_row + j * SIZE;
+                    let at = row * stride + params.first_row + tile_col + slot_col + i * SIZE;
+                    let sum = sums[j][i] * (1.0 / WEIGHT_SCALE);
+                    coopStoreT(sum, &y[at], stride);
+                }
+            }
+            continue;
+        }
+        for (var turn = first; turn < min(first + invocation.subgroups, SLOTS); turn++) {
+            for (var j = 0u; j < DOWN; j++) {
+                for (var i = 0u; i < ACROSS; i++) {
+                    if slot == turn {
+                        let sum = sums[j][i] * (1.0 / WEIGHT_SCALE);
+                        coopStoreT(sum, &border[0], SIZE);
+                    }
+                    workgroupBarrier();
+                    let row = tile_row + (turn / SLOTS_ACROSS * DOWN + j) * SIZE;
+                    let col = tile_col + (turn % SLOTS_ACROSS * ACROSS + i) * SIZE;
+                    write_border(invocation.index, rows, row, col);
+                    workgroupBarrier();
+                }
+            }
+        }
+    }
+}
+
+// What of the matrix at `first_row` and `first_col` lies within y.
+fn write_border(index: u32, rows: u32, first_row: u32, first_col: u32) {
+    for (var i = index; i < SIZE * SIZE; i += WORKGROUP) {
+        let row = first_row + i / SIZE;
+        let col = first_col + i % SIZE;
+        if row < rows && col < params.rows {
+            y[row * params.y_stride + params.first_row + col] = border[i];
+        }
+    }
+}
+
+// One block of TILE_ROWS rows of x and of TILE_COLS rows of the weight. Rows past the end repeat the last one; nobody
+// writes their results. Quad 19 of the first is quad 3 of row 2, at 2 · STRIDE + 12.
+fn bring(index: u32, rows: u32, tile_row: u32, tile_col: u32, block: u32) {
+    for (var i = index; i < TILE_ROWS * QUADS; i += WORKGROUP) {
+        let row = min(tile_row + i / QUADS, rows - 1u);
+        let quad = saturated_f16(x[(row * params.blocks + block) * QUADS + i % QUADS]);
+        let at = i / QUADS * STRIDE + i % QUADS * 4u;
+        for (var k = 0u; k < 4u; k++) {
+            x_tile[at + k] = quad[k];
+        }
+    }
+    for (var i = index; i < TILE_COLS * QUADS; i += WORKGROUP) {
+        let source = min(tile_col + i / QUADS, params.rows - 1u) * params.blocks + block;
+        let quad = saturated_f16(WEIGHT_SCALE * weight_scale(source) * weight_quad(source, i % QUADS));
+        let at = i / QUADS * STRIDE + i % QUADS * 4u;
+        for (var k = 0u; k < 4u; k++) {
+            weight_tile[at + k] = quad[k];
+        }
+    }
+}
