@@ -123,15 +123,21 @@ def compare(args, device, model, format, libraries, torch):
         if torch:
             command = [torch, os.path.join(HERE, "pytorch.py"), json.dumps(shape), "--repetitions", str(args.repetitions),
                        "--tests", ",".join(tests)]
-            for test, seconds in output(command)["seconds"].items():
-                speeds["pytorch"].add(test, seconds)
+            try:
+                for test, seconds in output(command)["seconds"].items():
+                    speeds["pytorch"].add(test, seconds)
+            except SystemExit as error:
+                progress("PyTorch is left out:", error)
+                torch = None
     for test in tests:
         mine, other = speeds["ours"].median(test), speeds["llama.cpp"].median(test)
         percent = f"{statistics.median(limits[test]):.0f} %" if test in limits else "–"
         beside = []
         if device["kind"] == "software":
             beside.append(f"{speeds['ours'].cpu_median(test) / speeds['llama.cpp'].cpu_median(test):.2f}")
-        beside += [f"{speeds[name].median(test):.2f}" for name in ("coopmat2", "pytorch") if speeds[name].samples]
+        for name, asked in ("coopmat2", nvidia), ("pytorch", args.pytorch):
+            if asked:
+                beside.append(f"{speeds[name].median(test):.2f}" if test in speeds[name].samples else "–")
         yield [model, format, test, f"{mine:.2f}", f"{other:.2f}", f"{mine / other:.2f}", percent, *beside]
 
 
@@ -165,6 +171,7 @@ def main():
     if theirs_on != device["name"]:
         raise SystemExit(f"mistral runs on {device['name']}, llama.cpp on {theirs_on}: choose with --gpu and --ggml-device")
     torch = pytorch(args.cache)
+    args.pytorch = bool(torch)
 
     rows = []
     for model in args.models.split(","):

@@ -8,7 +8,7 @@ pub use work::{Pass, Stored, Work, fits, least_seconds, passes};
 
 use crate::{
     Result,
-    generate::{Engine, Lane, Sampler, SamplingParams, Session, step},
+    generate::{Batch, Engine, GenerateOptions, SamplingParams, Session, Speculate},
     gpu::{Counters, Profile, process_time},
     model::{Chunk, LogitRows},
     ops::PAGE,
@@ -71,14 +71,21 @@ pub enum Depth {
 /// [`Case::cache_tokens`].
 ///
 /// # Errors
-/// As [`step`].
+/// As [`Batch::next`].
 pub async fn measure(
     engine: &Arc<Engine>,
     case: Case,
     depth: Depth,
     repetitions: u32,
 ) -> Result<Measurement> {
-    let sampler = Sampler::new(SamplingParams { temperature: 0.0, ..Default::default() })?;
+    let options = GenerateOptions {
+        max_tokens: Some(case.n_gen.max(1) as usize),
+        sampling: SamplingParams { temperature: 0.0, ..Default::default() },
+        ignore_eos: true,
+        // What can be guessed of random or repeated tokens tells nothing.
+        speculate: Speculate::Off,
+        ..Default::default()
+    };
     let mut texts = Vec::new();
     for _ in 0..case.n_sequences {
         texts.push(session_at(engine, case.n_depth, depth).await?);
@@ -92,10 +99,9 @@ pub async fn measure(
         sessions.iter_mut().for_each(|session| session.feed(&tokens(engine, case.n_prompt.max(1))));
         let before = engine.gpu().counters();
         let (start, host_start) = (Instant::now(), process_time());
-        for _ in 0..case.n_gen.max(1) {
-            let lane = |session| Lane { session, sampler: &sampler, sample: 0, allowed: None };
-            step(&mut sessions.iter_mut().map(lane).collect::<Vec<_>>()).await?;
-        }
+        let mut batch = Batch::new(sessions.len());
+        sessions.iter_mut().for_each(|session| batch.push(session, options.clone()));
+        while batch.next().await?.is_some() {}
         if repetition > 0 {
             seconds.push(start.elapsed().as_secs_f64());
             let host = process_time().zip(host_start).map(|(end, start)| (end - start).as_secs_f64());
@@ -136,7 +142,7 @@ pub type Timed = (&'static str, f64, u64);
 /// The last pass of a case with each step timed by itself: the pass, and its operations, longest first.
 ///
 /// # Errors
-/// Where the device has no timestamps: as [`Profile::new`]; as [`step`].
+/// Where the device has no timestamps: as [`Profile::new`]; as [`Model::forward`](crate::model::Model::forward).
 pub async fn profile(engine: &Arc<Engine>, case: Case) -> Result<(Pass, Vec<Timed>)> {
     let max_rows = engine.model_options().max_rows;
     let mut pass = *passes(case, max_rows).last().expect("a case has a pass");

@@ -89,6 +89,30 @@ impl Pass {
         all
     }
 
+    /// The work of what only moves activations about, by its label: no part of the limit, as kernels can be fused.
+    pub fn activations(&self, stored: &Stored) -> Vec<(&'static str, Work)> {
+        let Stored { config, format, options } = *stored;
+        let rows = f64::from(self.sequences * self.tokens);
+        let layers = config.num_hidden_layers as f64;
+        let heads = config.num_attention_heads * config.head_dim;
+        let kv_heads = 2 * config.num_key_value_heads * config.head_dim;
+        let token = KvCache::bytes(config, options.kv_format, PAGE.into()) as f64 / f64::from(PAGE) / layers;
+        let (codes, scales) = format.plane_bytes(1, config.hidden_size).unwrap_or_default();
+        // `count` rows with bytes, and with so many values that take some operations each.
+        let moved = |count: f64, bytes: f64, values: usize| Work {
+            bytes: rows * count * bytes,
+            operations: rows * count * 4.0 * values as f64,
+        };
+        let hidden = config.hidden_size;
+        vec![
+            ("embedding", moved(1.0, (codes + scales) as f64 + 4.0 * hidden as f64, hidden)),
+            // Reads two and writes two.
+            ("rms_norm", moved(2.0 * layers, 16.0 * hidden as f64, hidden)),
+            ("rope_kv", moved(layers, 4.0 * (2 * heads + kv_heads) as f64 + token, heads + kv_heads)),
+            ("swiglu", moved(layers, 12.0 * config.intermediate_size as f64, config.intermediate_size)),
+        ]
+    }
+
     /// Reading the keys and values that any of the new tokens sees, and writing theirs.
     fn attention(&self, stored: &Stored) -> Work {
         let Stored { config, options, .. } = *stored;

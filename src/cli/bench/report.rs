@@ -223,9 +223,9 @@ fn stored(engine: &Engine) -> Stored<'_> {
 
 impl Operation {
     /// The operations of a pass beside their own limits. Attention has one work and several steps, which share its
-    /// limit by their time; what only moves activations about has none.
+    /// limit by their time.
     pub fn all(engine: &Engine, roofline: &Roofline, (pass, timed): &(Pass, Vec<Timed>)) -> Vec<Self> {
-        let works = pass.operations(&stored(engine));
+        let works = [pass.operations(&stored(engine)), pass.activations(&stored(engine))].concat();
         let family = |label: &'static str| if label.starts_with("attention") { "attention" } else { label };
         let of_family = |label| timed.iter().filter(move |other| family(other.0) == family(label));
         let one = |&(label, seconds, dispatches): &Timed| {
