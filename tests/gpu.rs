@@ -386,8 +386,6 @@ fn a_profile_sums_the_steps_by_label() {
     let elapsed = start.elapsed().as_secs_f64();
     let totals = profile.totals();
     let mut counts: Vec<_> = totals.iter().map(|(label, _, count)| (*label, *count)).collect();
-    // What kernels of integers need beside, where they run.
-    counts.retain(|(label, _)| *label != "quantize");
     counts.sort();
     // Three passes of two blocks, each with two norms and two kinds of attention. Heads of 16 dimensions
     // are no whole blocks of codes.

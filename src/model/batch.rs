@@ -122,20 +122,9 @@ impl Tables {
 
     /// The counts of a replay, by the slots of [`count`].
     pub fn counts(&self) -> Vec<u64> {
-        let mut counts = vec![0; count::single_items(self.single_items.len())];
-        counts[count::ROWS] = self.rows.len() as u64;
-        counts[count::LOGIT_ROWS] = self.logit_rows.len() as u64;
-        // An item's own range, which for some of a tile's rows begins too early or ends too late.
-        let visits = |items: &[WorkItem]| -> u64 {
-            items.iter().map(|item| u64::from(item.rows) * u64::from(item.key_end - item.key_begin)).sum()
-        };
-        for (segment, (single, tiled)) in self.single_items.iter().zip(&self.tiled_items).enumerate() {
-            counts[count::single_items(segment)] = single.len() as u64;
-            counts[count::tiled_items(segment)] = tiled.len() as u64;
-            counts[count::single_visits(segment)] = visits(single);
-            counts[count::tiled_visits(segment)] = visits(tiled);
-        }
-        counts
+        let items = self.single_items.iter().zip(&self.tiled_items);
+        let items: Vec<_> = items.map(|(single, tiled)| (single.as_slice(), tiled.as_slice())).collect();
+        count::table(self.rows.len(), self.logit_rows.len(), &items)
     }
 }
 

@@ -82,6 +82,8 @@ impl RowCount {
 
 /// The counts of a replay, by their slot: how much of each there is in the current batch.
 pub mod count {
+    use super::WorkItem;
+
     /// Tokens in the batch.
     pub const ROWS: usize = 0;
     /// Tokens whose logits are wanted.
@@ -106,5 +108,24 @@ pub mod count {
     /// Keys that the tiled items of KV segment `segment` visit, summed over the rows.
     pub const fn tiled_visits(segment: usize) -> usize {
         5 + 4 * segment
+    }
+
+    /// The counts of a batch: its rows, those with logits, and the single-row and tiled items of each
+    /// segment.
+    pub fn table(rows: usize, logit_rows: usize, items: &[(&[WorkItem], &[WorkItem])]) -> Vec<u64> {
+        // An item's own range, which for some of a tile's rows begins too early or ends too late.
+        let visits = |items: &[WorkItem]| -> u64 {
+            items.iter().map(|item| u64::from(item.rows) * u64::from(item.key_end - item.key_begin)).sum()
+        };
+        let mut counts = vec![0; single_items(items.len())];
+        counts[ROWS] = rows as u64;
+        counts[LOGIT_ROWS] = logit_rows as u64;
+        for (segment, (single, tiled)) in items.iter().enumerate() {
+            counts[single_items(segment)] = single.len() as u64;
+            counts[tiled_items(segment)] = tiled.len() as u64;
+            counts[single_visits(segment)] = visits(single);
+            counts[tiled_visits(segment)] = visits(tiled);
+        }
+        counts
     }
 }

@@ -200,8 +200,9 @@ pub fn batch(
     let q = Tensor::from_values(gpu, "q", &q, cols).unwrap();
     let out = Tensor::from_values(gpu, "out", &vec![f32::NAN; rows.len() * cols as usize], cols).unwrap();
     let scratch = upload(&vec![f32::NAN.to_bits(); partials as usize * shape.partial_floats() as usize]);
-    let mut counts = vec![rows.len() as u64, 0, 0];
-    counts.extend(items.iter().flat_map(|(single, tiled)| [single.len() as u64, tiled.len() as u64]));
+    let of_segments: Vec<_> =
+        items.iter().map(|(single, tiled)| (single.as_slice(), tiled.as_slice())).collect();
+    let counts = count::table(rows.len(), 0, &of_segments);
     let upload_items = |items: &[WorkItem]| gpu.upload("items", items).unwrap();
     let mut recording = Recording::default();
     Attention {

@@ -10,7 +10,8 @@ use crate::{
     gpu::{Gpu, Recording},
     ops::{
         ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionCombineShape,
-        AttentionShape, KvSegment, PAGE, QUERY_TILE, ROPE_KV, RopeKv, Row, WorkItem, weight::uniform_values,
+        AttentionShape, KvSegment, PAGE, QUERY_TILE, ROPE_KV, RopeKv, Row, WorkItem, count,
+        weight::uniform_values,
     },
     quant::BLOCK,
     reference::{self, KvPageLayout, KvSide},
@@ -139,13 +140,13 @@ impl Case {
         let [heads, kv_heads, dim] = [shape.heads, shape.kv_heads, shape.head_dim].map(|n| n as usize);
         let layout = shape.page_layout();
         let positions: Vec<u32> = [KEYS - 1].into_iter().chain(KEYS - QUERY_TILE..KEYS).collect();
-        let count = KEYS as usize * kv_heads * dim;
-        let mut v = uniform_values(3, count, 0.5);
+        let elements = KEYS as usize * kv_heads * dim;
+        let mut v = uniform_values(3, elements, 0.5);
         for (number, head) in (0..).zip(v.chunks_exact_mut(dim)) {
             let size = value_size(&shape, number % shape.kv_heads * shape.group());
             head.iter_mut().for_each(|value| *value *= size);
         }
-        let (k, v) = (layout.stored(&uniform_values(2, count, 1.5)), layout.stored(&v));
+        let (k, v) = (layout.stored(&uniform_values(2, elements, 1.5)), layout.stored(&v));
         let q = uniform_values(1, positions.len() * heads * dim, 1.0);
         let twin = reference::AttentionShape { heads, kv_heads, head_dim: dim, window: Some(WINDOW) };
         let expected = reference::attention(&q, &k, &v, &positions, twin);
@@ -179,6 +180,7 @@ impl Case {
                 split,
             })
         };
+        let (single, tiled) = (items(0, 1), items(1, QUERY_TILE));
         let segment = KvSegment {
             k: gpu.upload("k", &paged(&shape, KvSide::Keys, &self.k, &TABLE))?,
             v: gpu.upload("v", &paged(&shape, KvSide::Values, &self.v, &TABLE))?,
@@ -191,8 +193,8 @@ impl Case {
             q: &q,
             y: y.activation(),
             rows: &gpu.upload("rows", &rows)?,
-            single_items: &[gpu.upload("single items", &items(0, 1))?],
-            tiled_items: &[gpu.upload("tiled items", &items(1, QUERY_TILE))?],
+            single_items: &[gpu.upload("single items", &single)?],
+            tiled_items: &[gpu.upload("tiled items", &tiled)?],
             page_table: &gpu.upload("page table", &TABLE)?,
             segments: &[segment],
             partials: &gpu.allocate("partials", 4 * partials * shape.partial_floats())?,
@@ -200,7 +202,8 @@ impl Case {
             window: Some(WINDOW),
         }
         .record(gpu, &mut recording)?;
-        gpu.replay(&recording, &[u64::from(q.rows), 0, 0, 2, 2], None)?;
+        let counts = count::table(q.rows as usize, 0, &[(&single, &tiled)]);
+        gpu.replay(&recording, &counts, None)?;
         let size = |index: usize| value_size(&shape, index as u32 / shape.head_dim);
         let errors = y.errors(gpu, &self.expected, size).await?;
         Ok(errors.chunks_exact(cols as usize).map(|row| row.iter().copied().fold(0.0, f32::max)).collect())

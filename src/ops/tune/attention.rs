@@ -6,7 +6,7 @@ use crate::{
     gpu::{Buffer, Gpu, Recording},
     ops::{
         ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionShape, KEY_SPLIT, KvSegment, Operation, PAGE,
-        QUERY_TILE, Row, WorkItem,
+        QUERY_TILE, Row, WorkItem, count,
     },
     tensor::{Activation, Tensor},
 };
@@ -67,7 +67,7 @@ fn measure(
     let segment = KvSegment { k: pool()?, v: pool()?, first_slot: 0, slots: pages.len() as u32 * PAGE };
     let partial_bytes = 4 * u64::from(rows * partials) * shape.partial_floats();
     let scratch = gpu.allocate("partials", partial_bytes)?;
-    let counts = vec![rows.into(), 0, 0, single.len() as u64, tiled.len() as u64];
+    let counts = count::table(rows as usize, 0, &[(&single, &tiled)]);
     let [single, tiled] = [single, tiled].map(|items| gpu.upload::<WorkItem>("items", &items));
     let (single, tiled): (Buffer, Buffer) = (single?, tiled?);
     let record = |gpu: &Gpu, recording: &mut Recording, _| {
