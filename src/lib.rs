@@ -71,6 +71,8 @@
 //!   rows are made for their number, which keeps each row's bits independent of the others.
 //! - Attention always writes partial results and merges them in a second dispatch; how a row's keys
 //!   are cut depends on its position alone.
+//! - Which variant runs is measured for each shape at the first load. One variant serves all of 1 to 8
+//!   rows of a matrix, or a row's bits would depend on how many others there are.
 #![warn(missing_docs)]
 
 pub mod apps;

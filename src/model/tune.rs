@@ -1,5 +1,7 @@
 //! What of a model kernels are measured on.
 
+use std::time::Duration;
+
 use super::{ModelConfig, ModelOptions, attention_shape};
 use crate::{
     ops::{TuneMatrix, TuneShapes},
@@ -8,6 +10,9 @@ use crate::{
 
 /// Keys that kernels are measured over, in models that see so many.
 const KEYS: u32 = 1024;
+
+/// Time that a first load may take longer.
+const BUDGET: Duration = Duration::from_secs(8);
 
 /// The shapes of the matrices as [`Layer`](super::Layer) stacks them, and of everything else.
 pub fn tune_shapes(config: &ModelConfig, options: &ModelOptions, format: &'static Format) -> TuneShapes {
@@ -38,5 +43,6 @@ pub fn tune_shapes(config: &ModelConfig, options: &ModelOptions, format: &'stati
         attention,
         keys: KEYS.min(window).min(options.context),
         rows: options.max_rows,
+        budget: BUDGET,
     }
 }

@@ -5,8 +5,8 @@ use crate::{
     Result,
     gpu::{Gpu, Recording},
     ops::{
-        MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, Quantize, RowCount, Variant, Weight,
-        count, matmul::subject,
+        MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, RowCount, Variant, Weight, count,
+        matmul::subject,
     },
     quant::Format,
     tensor::{Q8Tensor, Tensor},
@@ -73,11 +73,8 @@ impl Layers {
             Ok(move |gpu: &Gpu, recording: &mut Recording, index: usize| {
                 let Self { weights, x, x_q8, y } = self;
                 let (weight, rows, label) = (&weights[index % weights.len()], row_count, "tuning");
-                let matmul = Matmul { weight, x, x_q8: Some(x_q8), y, rows, counts: &counts, label };
-                if matmul.reads_q8(gpu)? {
-                    Quantize { x, q8: x_q8, rows }.record(gpu, recording)?;
-                }
-                matmul.record(gpu, recording)
+                // What computes activations writes their codes as well.
+                Matmul { weight, x, x_q8: Some(x_q8), y, rows, counts: &counts, label }.record(gpu, recording)
             })
         };
         let recorders = rows.iter().map(recorder).collect::<Result<Vec<_>>>()?;

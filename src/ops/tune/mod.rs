@@ -20,7 +20,7 @@ use crate::{
     quant::Format,
 };
 
-/// What of a model its speed depends on.
+/// What to measure: all that the speed of a model depends on.
 #[derive(Debug, Clone)]
 pub struct TuneShapes {
     /// Format of the weights.
@@ -37,6 +37,9 @@ pub struct TuneShapes {
     pub keys: u32,
     /// Most tokens in a batch.
     pub rows: u32,
+    /// Time for all measurements together. What is left then is measured at the next load; until then it is
+    /// done as the same operation is on another shape.
+    pub budget: Duration,
 }
 
 /// Matrices of one shape.
@@ -77,11 +80,11 @@ pub enum Tune {
 /// Measures are kept in files of this kind.
 const KIND: &str = "tuning";
 
-/// Time for all measurements together; what is left then keeps the order of its table until the next load.
-const BUDGET: Duration = Duration::from_secs(8);
-
 /// How long a run should take, so that what surrounds it does not matter.
 const RUN_SECONDS: f64 = 5e-3;
+
+/// Runs of each variant that there is always time for.
+const SURE_RUNS: usize = 3;
 
 /// Time for the runs of an operation's variants, beside the first of each.
 const OPERATION: Duration = Duration::from_millis(300);
@@ -93,7 +96,7 @@ const RUNS: usize = 5;
 const MARGIN: f64 = 0.97;
 
 /// A variant that takes so many times as long as the fastest is not run again.
-const HOPELESS: f64 = 1.5;
+const HOPELESS: f64 = 3.0;
 
 /// Steps in a run at most.
 const STEPS: f64 = 256.0;
@@ -124,7 +127,8 @@ pub fn ensure_tuned(
     let mut tuner = Tuner {
         gpu,
         again: tune == Tune::Again,
-        deadline: Instant::now() + BUDGET,
+        deadline: Instant::now() + shapes.budget,
+        known: &known,
         rows: Vec::new(),
         progress: (progress, 0, total as u64),
     };
@@ -165,6 +169,8 @@ struct Tuner<'a> {
     gpu: &'a Gpu,
     again: bool,
     deadline: Instant,
+    /// Measured earlier, and now.
+    known: &'a [TuneRow],
     rows: Vec<TuneRow>,
     /// Whom to tell, operations looked at, and all.
     progress: (&'a mut dyn FnMut(u64, u64), u64, u64),
@@ -199,8 +205,17 @@ impl Tuner<'_> {
         let (tell, done, total) = &mut self.progress;
         tell(*done, *total);
         *done += 1;
-        let known = !self.again && self.gpu.preferred(&operation.case(subject)).is_some();
-        if known || Instant::now() > self.deadline {
+        let case = operation.case(subject);
+        if !self.again && self.gpu.preferred(&case).is_some() {
+            return Vec::new();
+        }
+        if Instant::now() > self.deadline {
+            let like = operation.case("");
+            if let Some(row) =
+                self.rows.iter().rev().chain(self.known).find(|row| row.case.starts_with(&like))
+            {
+                self.gpu.prefer(case, row.variant.clone());
+            }
             return Vec::new();
         }
         let runs = |variant: &Variant<S>| {
@@ -238,13 +253,13 @@ impl Tuner<'_> {
             contenders.push(contender);
         }
         let end = Instant::now() + OPERATION;
-        for _ in 0..RUNS {
+        for round in 0..RUNS {
+            if round >= SURE_RUNS && Instant::now() > end {
+                break;
+            }
             let hopeless = HOPELESS * best(&contenders);
             for contender in contenders.iter_mut().filter(|contender| contender.total() <= hopeless) {
                 contender.run(self.gpu, uses, &steps)?;
-            }
-            if Instant::now() > end {
-                break;
             }
         }
         let case = operation.case(subject);
