@@ -33,7 +33,8 @@
 //!                                                │
 //!                 penalties, masks, top-k on the GPU
 //!                                                ▼
-//!           text ◀─ StreamDecoder ◀─ token ◀─ Sampler               256 candidates come back
+//!           text ◀─ StreamDecoder ◀─ token ◀─ Sampler               256 candidates come back, and the next
+//!                                                                   step has begun with the GPU's own choice
 //! ```
 //!
 //! One forward pass serves everything ([`model::Model::forward`]): a prefill chunk is a batch with
@@ -73,6 +74,9 @@
 //!   are cut depends on its position alone.
 //! - Which variant runs is measured for each shape at the first load. One variant serves all of 1 to 8
 //!   rows of a matrix, or a row's bits would depend on how many others there are.
+//! - The token that a step chooses on the device is what the next step begins with, and no more than a
+//!   guess: the host chooses again from the same candidates, and what began with another token is computed
+//!   anew. So texts do not depend on the device's exponentials, nor on whether steps ran ahead.
 #![warn(missing_docs)]
 
 pub mod apps;

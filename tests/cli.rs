@@ -250,6 +250,15 @@ fn samples_share_a_prompt_and_differ() {
     }
     assert!(samples[0]["tokens"] != samples[1]["tokens"] && samples[1]["tokens"] != samples[2]["tokens"]);
     assert_eq!(stdout(&arguments), first, "the same seed gave another text");
+    // The first is what one sample would be.
+    let with_samples = |count| arguments.map(|argument| if argument == "3" { count } else { argument });
+    for speculate in ["off", "auto", "on", "3"] {
+        let alone = json(&[&with_samples("1")[..], &["--speculate", speculate]].concat());
+        assert_eq!(alone["tokens"], samples[0]["tokens"], "--speculate {speculate}");
+        assert!(alone["tokens_per_step"].as_f64().unwrap() >= 1.0);
+    }
+    let many = stdout(&with_samples("11"));
+    assert!(many.starts_with(&first), "more samples of the same prompt begin with these");
     let other = stdout(&[&arguments[..], &["--seed", "1"]].concat());
     assert_ne!(other, first);
 }

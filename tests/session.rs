@@ -247,12 +247,17 @@ fn masks_biases_and_penalties_act() {
 fn scores_are_the_log_softmax_of_the_logits() {
     let engine = engine("windowed", options());
     let text = prompt(20, 60);
-    let continuations = [vec![5], vec![7, 9, 30], vec![30, 2]];
+    // One of many pieces, and groups of a few.
+    let continuations =
+        [vec![5], vec![7, 9, 30], prompt(150, 60), vec![], vec![30, 2], prompt(7, 60), vec![9]];
     let mut session = engine.session();
     session.feed(&text);
     let scores = block_on(engine.score(&mut session, &continuations)).unwrap();
     let vocab = engine.config().vocab_size;
     for (continuation, scores) in continuations.iter().zip(scores) {
+        let alone = block_on(engine.score(&mut session, std::slice::from_ref(continuation))).unwrap();
+        assert_eq!(alone, [scores.as_slice()], "the same in company");
+        assert_eq!(scores.len(), continuation.len());
         let all = [text.as_slice(), continuation].concat();
         let (logits, _) = block_on(engine.logits(&all, false)).unwrap();
         for (index, (target, score)) in continuation.iter().zip(scores).enumerate() {

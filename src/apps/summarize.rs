@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, sync::Arc};
 use super::{Job, PromptFormat, PromptTemplate, Variables, answer, parts};
 use crate::{
     Error, ErrorKind, Result,
-    generate::{Engine, Finish, GenerateOptions, SamplingParams, Session},
+    generate::{Engine, Finish, GenerateOptions, SamplingParams, Session, Speculate},
     text::Encode,
 };
 
@@ -48,7 +48,8 @@ pub struct Summarizer {
     pub style: String,
     /// Words that the summary is asked to have at most.
     pub words: Option<u32>,
-    /// How the text is generated: greedily by default, in at most 256 tokens and a quarter of the context.
+    /// How the text is generated: greedily by default, in at most 256 tokens and a quarter of the context,
+    /// guessing at what it repeats of the text.
     pub options: GenerateOptions,
 }
 
@@ -63,7 +64,7 @@ impl Summarizer {
         // A model that continues examples goes on with the next one.
         let stop = if format.is_chat() { Vec::new() } else { vec!["\nText:".to_owned()] };
         let sampling = SamplingParams { temperature: 0.0, ..Default::default() };
-        let options = GenerateOptions { sampling, stop, ..Default::default() };
+        let options = GenerateOptions { sampling, stop, speculate: Speculate::Auto, ..Default::default() };
         Ok(Self { template, style: "one sentence".into(), words: None, options, engine })
     }
 

@@ -4,18 +4,24 @@ use std::{
     io::{self, BufRead, IsTerminal, StdoutLock, Write, stdin, stdout},
     ops::ControlFlow,
     path::Path,
+    sync::Arc,
 };
 
 use mistral_wgpu::{
     Error,
     apps::{Chat, Turn},
-    generate::{Finish, GenerateOptions},
+    generate::{Engine, Finish, GenerateOptions},
 };
 use pollster::block_on;
 use rustyline::{DefaultEditor, error::ReadlineError};
 use serde_json::json;
 
-use super::{Failure, Outcome, finish_name, interrupt, model::ModelArgs, sampling::SamplingArgs, usage};
+use super::{
+    Failure, Outcome, finish_name, interrupt,
+    model::ModelArgs,
+    sampling::{SamplingArgs, tokens_per_step},
+    usage,
+};
 
 /// What can be typed in place of a message.
 const COMMANDS: &str = "\
@@ -40,7 +46,8 @@ Each line is a message. Ctrl-C ends an answer, which stays in the conversation a
 conversation outgrows the context, the model no longer sees its oldest turns, and a line on stderr says so.
 
 With --json each answer is one line, an object of `role`, `content`, `finish` (`stop`, `length` or
-`interrupted`), `prompt_tokens`, and `cached_tokens` (those of them that were not computed again)."))]
+`interrupted`), `prompt_tokens`, `cached_tokens` (those of them that were not computed again) and `tokens_per_step`
+(see --speculate)."))]
 pub struct Args {
     /// Instructions for the model, ahead of the conversation.
     #[arg(long, value_name = "TEXT")]
@@ -55,7 +62,7 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     let engine = args.model.load()?;
     let options = args.sampling.options(engine.generation_config(), engine.config().vocab_size)?;
     let mut talk =
-        Talk { chat: Chat::new(&engine, args.system.clone())?, options, json, out: stdout().lock() };
+        Talk { chat: Chat::new(&engine, args.system.clone())?, engine, options, json, out: stdout().lock() };
     if !stdin().is_terminal() {
         for line in stdin().lock().lines() {
             let line = line.map_err(|error| Error::io("standard input", error))?;
@@ -92,6 +99,7 @@ fn terminal(error: ReadlineError) -> Failure {
 /// A conversation and where it is printed.
 struct Talk {
     chat: Chat,
+    engine: Arc<Engine>,
     options: GenerateOptions,
     json: bool,
     out: StdoutLock<'static>,
@@ -121,7 +129,8 @@ impl Talk {
     }
 
     fn say(&mut self, text: &str) -> Outcome {
-        let Self { chat, options, json, out } = self;
+        let Self { chat, engine, options, json, out } = self;
+        let before = block_on(engine.step_counts());
         let mut written = Ok(());
         interrupt::catch();
         interrupt::take();
@@ -136,6 +145,8 @@ impl Talk {
             }
         }))?;
         written?;
+        let tokens_per_step = tokens_per_step(block_on(engine.step_counts()) - before);
+        tracing::info!(tokens_per_step, "answered");
         let Turn { text, finish, prompt_tokens, cached_tokens, dropped } = turn;
         if *json {
             let answer = json!({
@@ -144,6 +155,7 @@ impl Talk {
                 "finish": finish_name(finish),
                 "prompt_tokens": prompt_tokens,
                 "cached_tokens": cached_tokens,
+                "tokens_per_step": tokens_per_step,
             });
             writeln!(out, "{answer}")?;
         } else {

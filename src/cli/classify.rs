@@ -5,7 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use mistral_wgpu::apps::{Classifier, Job, Score, Variables};
+use mistral_wgpu::{
+    apps::{Classifier, Job, Score, Variables},
+    model::FEW_ROWS,
+};
 use pollster::block_on;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Outcome,
     input::{file, json_lines},
-    model::{ModelArgs, room_for_a_fork},
+    model::{ModelArgs, room_for_forks},
     prompt::PromptArgs,
 };
 
@@ -68,7 +71,10 @@ pub fn run(args: &Args, json: bool) -> Outcome {
         return args.prompt.show(&args.model.source, Job::Classify, &variables, json);
     }
     let template = args.prompt.template()?;
-    let engine = args.model.load_with(|config, options| room_for_a_fork(config, &mut options.model))?;
+    let engine = args.model.load_with(|config, options| {
+        // Labels are scored a few at a time, and are a few tokens long.
+        room_for_forks(config, &mut options.model, FEW_ROWS as u32, FEW_ROWS as u32);
+    })?;
     let mut classifier = Classifier::new(engine, labels, template)?;
     if args.calibrate {
         block_on(classifier.calibrate())?;

@@ -2,20 +2,20 @@
 
 use std::io::{Write, stdout};
 
-use futures::TryStreamExt;
 use mistral_wgpu::{
-    generate::{Engine, Finish, GenerateOptions, Sampled, Session},
+    generate::{Batch, Engine, Finish, GenerateOptions, Piece, Sampled, Session},
+    model::FEW_ROWS,
     text::Encode,
 };
 use pollster::block_on;
 use serde::Serialize;
 
 use super::{
-    Failure, Outcome,
+    Failure, Outcome, finish_name,
     input::{Ids, text},
     interrupt,
-    model::{ModelArgs, room_for_a_fork},
-    sampling::SamplingArgs,
+    model::{ModelArgs, room_for_forks},
+    sampling::{SamplingArgs, tokens_per_step},
     usage,
 };
 
@@ -34,8 +34,9 @@ Without sampling options the likeliest token is taken each time, unless the mode
 asks for sampling; then its temperature and filters hold where none are given here.
 
 With --json each sample is one line, an object of `sample` (its number), `prompt_tokens` and `tokens` (ids), \
-`text`, `finish` (`stop`, `length` or `interrupted`) and, with --logprobs, `logprobs`: for each token `id`, \
-`logprob` and `top`, the likeliest tokens with theirs. A model without a tokenizer prints token ids.
+`text`, `finish` (`stop`, `length` or `interrupted`), `tokens_per_step` (of all samples, see --speculate) and, \
+with --logprobs, `logprobs`: for each token `id`, `logprob` and `top`, the likeliest tokens with theirs. A model \
+without a tokenizer prints token ids.
 
 Ctrl-C ends generation and keeps what was printed; the exit status is then 130.")]
 pub struct Args {
@@ -65,9 +66,14 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     if args.logprobs.is_some() && !json {
         return Err(usage("logprobs", "printed with --json only"));
     }
+    let mut width = 1_usize;
     let engine = args.model.load_with(|config, options| {
         if args.samples > 1 {
-            room_for_a_fork(config, &mut options.model);
+            let context = options.model.context;
+            let tokens = args.sampling.max_tokens().map_or(context, |most| context.min(most as u32));
+            // As many in a step as leave every text its own, and no more than two contexts of memory.
+            width = (2 * context as usize / tokens as usize).clamp(1, FEW_ROWS);
+            room_for_forks(config, &mut options.model, width as u32, tokens);
         }
     })?;
     let mut options = args.sampling.options(engine.generation_config(), engine.config().vocab_size)?;
@@ -78,16 +84,15 @@ pub fn run(args: &Args, json: bool) -> Outcome {
 
     let mut prompt = engine.session();
     prompt.feed(&prompt_tokens(args, &engine)?);
+    let logprobs = args.logprobs.is_some();
     if args.samples == 1 {
-        return continue_text(&mut prompt, options, json, args.logprobs.is_some());
+        return continue_texts(&mut [prompt], &options, None, json, logprobs);
     }
     block_on(prompt.prefill())?;
-    for sample in 0..args.samples {
-        if !json {
-            writeln!(stdout(), "[{}]", sample + 1)?;
-        }
-        let options = GenerateOptions { sample, ..options.clone() };
-        continue_text(&mut prompt.fork(), options, json, args.logprobs.is_some())?;
+    for first in (0..args.samples).step_by(width) {
+        let count = (args.samples - first).min(width as u64);
+        let mut samples: Vec<_> = (0..count).map(|_| prompt.fork()).collect();
+        continue_texts(&mut samples, &options, Some(first), json, logprobs)?;
     }
     Ok(())
 }
@@ -107,52 +112,111 @@ fn prompt_tokens(args: &Args, engine: &Engine) -> Result<Vec<u32>, Failure> {
     }
 }
 
-/// Prints the continuation of one session.
-fn continue_text(session: &mut Session, options: GenerateOptions, json: bool, logprobs: bool) -> Outcome {
+/// Continues samples of a prompt together, and prints one after the other, numbered from `first` on if there
+/// are many.
+fn continue_texts(
+    samples: &mut [Session],
+    options: &GenerateOptions,
+    first: Option<u64>,
+    json: bool,
+    logprobs: bool,
+) -> Outcome {
     let mut out = stdout().lock();
-    let has_text = session.engine().tokenizer().is_ok();
-    let sample = options.sample;
-    let prompt_tokens = session.tokens().to_vec();
-    let (mut text, mut tokens) = (String::new(), Vec::new());
-    let mut finish = "length";
-    let start = std::time::Instant::now();
-    {
-        let mut pieces = std::pin::pin!(session.generate(options));
-        while let Some(piece) = block_on(pieces.try_next())? {
-            // Until there is something to keep, Ctrl-C ends the program at once.
-            interrupt::catch();
-            match (json, has_text) {
-                (true, _) => text += &piece.text,
-                (false, true) => write!(out, "{}", piece.text)?,
-                (false, false) if tokens.is_empty() => write!(out, "{}", piece.token.id)?,
-                (false, false) => write!(out, " {}", piece.token.id)?,
+    let engine = samples[0].engine().clone();
+    let prompt_tokens = samples[0].tokens().to_vec();
+    let mut texts: Vec<Text> = samples.iter().map(|_| Text::default()).collect();
+    let numbers = first.unwrap_or(0)..;
+    let mut batch = Batch::new(samples.len());
+    for (session, sample) in samples.iter_mut().zip(numbers.clone()) {
+        batch.push(session, GenerateOptions { sample, ..options.clone() });
+    }
+    let gpu = engine.gpu();
+    let (start, before) = (std::time::Instant::now(), gpu.counters());
+    // The one that is being printed; those after it wait for its end.
+    let mut shown = 0;
+    let mut interrupted = false;
+    while shown < texts.len() {
+        if let Some((number, piece)) = block_on(batch.next())? {
+            texts[number].take(piece, engine.tokenizer().is_ok());
+        }
+        // Until there is something to keep, Ctrl-C ends the program at once.
+        interrupt::catch();
+        interrupted = interrupt::take();
+        while let Some(text) = texts.get_mut(shown) {
+            let sample = numbers.start + shown as u64;
+            let ended = text.finish.is_some() || interrupted;
+            if json && ended {
+                let tokens_per_step = tokens_per_step(block_on(engine.step_counts()));
+                let object = text.object(sample, &prompt_tokens, tokens_per_step, logprobs);
+                writeln!(out, "{}", serde_json::to_string(&object)?)?;
+            } else if !json {
+                if first.is_some() && !text.begun {
+                    writeln!(out, "[{}]", sample + 1)?;
+                    text.begun = true;
+                }
+                write!(out, "{}", std::mem::take(&mut text.unprinted))?;
+                if ended {
+                    writeln!(out)?;
+                }
             }
             out.flush()?;
-            tokens.push(piece.token);
-            if piece.finish == Some(Finish::Stop) {
-                finish = "stop";
-            }
-            if interrupt::take() {
-                finish = "interrupted";
+            if interrupted || !ended {
                 break;
             }
+            shown += 1;
+        }
+        if interrupted {
+            break;
         }
     }
-    tracing::info!(tokens = tokens.len(), seconds = start.elapsed().as_secs_f64(), "generated");
-    if json {
-        let object = Continuation {
-            sample,
-            prompt_tokens,
-            text,
-            tokens: tokens.iter().map(|token| token.id).collect(),
-            finish,
-            logprobs: logprobs.then(|| tokens.iter().map(Logprobs::from).collect()),
+    let tokens: usize = texts.iter().map(|text| text.tokens.len()).sum();
+    let tokens_per_step = tokens_per_step(block_on(engine.step_counts()));
+    let host_ms_per_token = (gpu.counters() - before).encoding_ns as f64 / 1e6 / tokens.max(1) as f64;
+    let seconds = start.elapsed().as_secs_f64();
+    tracing::info!(tokens, seconds, tokens_per_step, host_ms_per_token, "generated");
+    if interrupted { Err(Failure::Interrupted) } else { Ok(()) }
+}
+
+/// A sample as far as it has come.
+#[derive(Default)]
+struct Text {
+    text: String,
+    tokens: Vec<Sampled>,
+    finish: Option<Finish>,
+    /// Whether its number was printed.
+    begun: bool,
+    unprinted: String,
+}
+
+impl Text {
+    fn take(&mut self, piece: Piece, has_text: bool) {
+        self.text += &piece.text;
+        self.unprinted += &match (has_text, self.tokens.is_empty()) {
+            (true, _) => piece.text,
+            (false, true) => piece.token.id.to_string(),
+            (false, false) => format!(" {}", piece.token.id),
         };
-        writeln!(out, "{}", serde_json::to_string(&object)?)?;
-    } else {
-        writeln!(out)?;
+        self.tokens.push(piece.token);
+        self.finish = piece.finish;
     }
-    if finish == "interrupted" { Err(Failure::Interrupted) } else { Ok(()) }
+
+    fn object(
+        &self,
+        sample: u64,
+        prompt_tokens: &[u32],
+        tokens_per_step: f64,
+        logprobs: bool,
+    ) -> Continuation {
+        Continuation {
+            sample,
+            prompt_tokens: prompt_tokens.to_vec(),
+            text: self.text.clone(),
+            tokens: self.tokens.iter().map(|token| token.id).collect(),
+            finish: finish_name(self.finish),
+            tokens_per_step,
+            logprobs: logprobs.then(|| self.tokens.iter().map(Logprobs::from).collect()),
+        }
+    }
 }
 
 /// What --json prints for a sample.
@@ -163,6 +227,7 @@ struct Continuation {
     text: String,
     tokens: Vec<u32>,
     finish: &'static str,
+    tokens_per_step: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<Vec<Logprobs>>,
 }

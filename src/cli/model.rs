@@ -105,10 +105,11 @@ impl SourceArgs {
     }
 }
 
-/// Makes the KV cache hold a text and a continuation of it that moves on while the text stays.
-pub fn room_for_a_fork(config: &ModelConfig, options: &mut ModelOptions) {
-    let most = options.context.saturating_add(4 * PAGE);
-    options.cache_tokens = Some(options.cache_tokens(config).saturating_mul(2).min(most));
+/// Makes the KV cache hold a text and `forks` of it that go on for `tokens` tokens each.
+pub fn room_for_forks(config: &ModelConfig, options: &mut ModelOptions, forks: u32, tokens: u32) {
+    let each = tokens.min(options.context).saturating_add(2 * PAGE);
+    let more = forks.saturating_mul(each);
+    options.cache_tokens = Some(options.cache_tokens(config).saturating_add(more));
 }
 
 impl ModelArgs {

@@ -2,7 +2,7 @@
 
 use mistral_wgpu::{
     Error, ErrorKind, Result,
-    generate::{GenerateOptions, SamplingParams},
+    generate::{GenerateOptions, SamplingParams, Speculate, StepCounts},
     model::GenerationConfig,
 };
 
@@ -53,6 +53,10 @@ pub struct SamplingArgs {
     /// Go on past the model's end tokens.
     #[arg(long)]
     ignore_eos: bool,
+    /// Guess tokens that the text repeats and check them in one step, which changes the speed alone:
+    /// `auto` while it pays, `on`, `off`, or how many to guess at most, 1 to 7.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    speculate: Speculate,
 }
 
 fn bias(text: &str) -> Result<(u32, f32), String> {
@@ -61,6 +65,11 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
 }
 
 impl SamplingArgs {
+    /// Tokens to generate at most, if that was said.
+    pub fn max_tokens(&self) -> Option<u64> {
+        self.max_tokens
+    }
+
     /// The options for a model of `vocab` tokens whose makers suggest `model`.
     ///
     /// # Errors
@@ -100,9 +109,15 @@ impl SamplingArgs {
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
             allowed,
+            speculate: self.speculate,
             ..GenerateOptions::default()
         })
     }
+}
+
+/// Tokens of a step on average, rounded for printing: more than 1 where guesses were right.
+pub fn tokens_per_step(counts: StepCounts) -> f64 {
+    (counts.tokens_per_step() * 1000.0).round() / 1000.0
 }
 
 /// A mask that allows `ids`, see [`GenerateOptions::allowed`].

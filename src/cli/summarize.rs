@@ -15,8 +15,13 @@ use pollster::block_on;
 use serde_json::json;
 
 use super::{
-    Failure, Outcome, finish_name, input::file, interrupt, model::ModelArgs, prompt::PromptArgs,
-    sampling::SamplingArgs, usage,
+    Failure, Outcome, finish_name,
+    input::file,
+    interrupt,
+    model::ModelArgs,
+    prompt::PromptArgs,
+    sampling::{SamplingArgs, tokens_per_step},
+    usage,
 };
 
 /// Summarize a text of any length.
@@ -32,8 +37,8 @@ Examples:
 A text longer than the context is summarized in overlapping parts, then the summaries of the parts are. The
 likeliest token is taken each time unless a sampling option says otherwise.
 
-With --json the output is an object of `summary`, `parts` (the summaries of parts, if any) and `finish` (`stop`,
-`length` or `interrupted`).
+With --json the output is an object of `summary`, `parts` (the summaries of parts, if any), `finish` (`stop`,
+`length` or `interrupted`) and `tokens_per_step` (see --speculate).
 
 Ctrl-C ends the summary and keeps what was printed; the exit status is then 130.")]
 pub struct Args {
@@ -66,7 +71,7 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     let template = args.prompt.template()?;
     let engine = args.model.load()?;
     let options = args.sampling.options(&GenerationConfig::default(), engine.config().vocab_size)?;
-    let mut summarizer = Summarizer::new(engine, template)?;
+    let mut summarizer = Summarizer::new(engine.clone(), template)?;
     let stop = [summarizer.options.stop, options.stop].concat();
     summarizer.options = GenerateOptions { stop, ..options };
     summarizer.style.clone_from(&args.style);
@@ -84,9 +89,16 @@ pub fn run(args: &Args, json: bool) -> Outcome {
         if written.is_err() || interrupt::take() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }))?;
     written?;
+    let tokens_per_step = tokens_per_step(block_on(engine.step_counts()));
+    tracing::info!(tokens_per_step, "summarized");
     if json {
-        let finish = finish_name(summary.finish);
-        writeln!(out, "{}", json!({"summary": summary.text, "parts": summary.parts, "finish": finish}))?;
+        let object = json!({
+            "summary": summary.text,
+            "parts": summary.parts,
+            "finish": finish_name(summary.finish),
+            "tokens_per_step": tokens_per_step,
+        });
+        writeln!(out, "{object}")?;
     } else {
         writeln!(out)?;
     }

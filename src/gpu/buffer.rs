@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use futures::channel::oneshot;
 
-use super::{Gpu, budget::Share, pace::Submission};
+use super::{Gpu, budget::Share, host::thread_time, pace::Submission};
 use crate::{Error, ErrorKind, Result};
 
 /// A byte range of a device buffer; cloning shares the memory.
@@ -98,7 +98,9 @@ impl Gpu {
         let bytes: &[u8] = bytemuck::cast_slice(contents);
         assert!(offset + bytes.len() as u64 <= buffer.size, "write past the end of a buffer");
         if !bytes.is_empty() {
+            let start = thread_time();
             self.queue.write_buffer(&buffer.raw, buffer.offset + offset, bytes);
+            self.count(0, (thread_time() - start).as_nanos() as u64);
         }
     }
 
@@ -125,6 +127,7 @@ impl Gpu {
         if total == 0 {
             return Ok(Download { sizes, pending: None });
         }
+        let start = thread_time();
         let staging = self.staging(total)?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut end = 0;
@@ -133,6 +136,7 @@ impl Gpu {
             end += buffer.size;
         }
         let submission = self.submit(Some(encoder.finish()), 0.0);
+        self.count(0, (thread_time() - start).as_nanos() as u64);
         let (send, mapped) = oneshot::channel();
         staging.raw.map_async(wgpu::MapMode::Read, ..total, move |result| drop(send.send(result)));
         Ok(Download { sizes, pending: Some(Pending { staging, mapped, submission }) })

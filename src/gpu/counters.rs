@@ -28,7 +28,7 @@ impl Sub for Counters {
 }
 
 impl Gpu {
-    /// What [`Gpu::replay`] has done so far.
+    /// What was done so far.
     pub fn counters(&self) -> Counters {
         let counters = *self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         Counters { submissions: self.submissions(), ..counters }
