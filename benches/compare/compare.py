@@ -137,8 +137,8 @@ def compare(args, device, model, format, libraries, torch):
             beside.append(f"{speeds['ours'].cpu_median(test) / speeds['llama.cpp'].cpu_median(test):.2f}")
         for name, asked in ("coopmat2", nvidia), ("pytorch", args.pytorch):
             if asked:
-                beside.append(f"{speeds[name].median(test):.2f}" if test in speeds[name].samples else "–")
-        yield [model, format, test, f"{mine:.2f}", f"{other:.2f}", f"{mine / other:.2f}", percent, *beside]
+                beside.append(f"{speeds[name].median(test):.3g}" if test in speeds[name].samples else "–")
+        yield [model, format, test, f"{mine:.3g}", f"{other:.3g}", f"{mine / other:.2f}", percent, *beside]
 
 
 def main():
