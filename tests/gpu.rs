@@ -366,6 +366,56 @@ fn a_slow_device_gets_no_long_submissions() {
     assert!((2..20).contains(&submissions), "{submissions} submissions");
 }
 
+/// Many texts that are long: attention of one step is more than a submission may hold ten times over.
+#[test]
+fn a_step_that_takes_too_long_is_divided() {
+    const SECONDS: f64 = 0.002;
+    const DEPTH: u32 = 8 << 10;
+    const TEXTS: usize = 16;
+    let run = |rate: Option<f64>| {
+        let submission_seconds = Some(rate.map_or(1e6, |_| SECONDS));
+        let gpu = open(GpuOptions { throttle: rate, submission_seconds, ..Default::default() }).unwrap();
+        let config = ModelConfig { sliding_window: None, ..ModelConfig::synthetic("tiny").unwrap() };
+        let weights = Weights::random(&gpu, &config, by_name("q4_0").unwrap(), 1).unwrap();
+        let cache_tokens = Some(DEPTH + 1024);
+        let options =
+            ModelOptions { context: DEPTH + 256, cache_tokens, max_rows: 256, ..Default::default() };
+        let mut model = Model::new(&gpu, config, weights, options).unwrap();
+        let mut sequence = model.sequence();
+        let keys: Vec<u32> = (0..128).collect();
+        let mut chunks = [Chunk { sequence: &mut sequence, tokens: &keys, logits: LogitRows::None }];
+        model.forward(&gpu, &mut chunks, None).unwrap();
+        model.skip(&gpu, &mut sequence, DEPTH - 128).unwrap();
+        let mut texts: Vec<_> = (0..TEXTS).map(|_| sequence.fork()).collect();
+        drop(sequence);
+        let mut step = || {
+            let mut chunks: Vec<_> = texts
+                .iter_mut()
+                .map(|sequence| Chunk { sequence, tokens: &[7], logits: LogitRows::Last })
+                .collect();
+            let before = gpu.submissions();
+            gpu.take_heaviest_submission();
+            model.forward(&gpu, &mut chunks, None).unwrap();
+            let logits = block_on(model.logits.download(&gpu, TEXTS as u32)).unwrap();
+            (logits, gpu.take_heaviest_submission(), gpu.submissions() - before)
+        };
+        // The first tells the device's speed.
+        [step(), step(), step()]
+    };
+    let whole = run(None);
+    let divided = run(Some(1e8));
+    for (index, ((logits, heaviest, submissions), (same, most, parts))) in
+        whole.iter().zip(&divided).enumerate()
+    {
+        assert_eq!(logits, same, "step {index}");
+        assert_eq!(*submissions, 1);
+        assert!(*heaviest > 2.0 * (TEXTS as u32 * DEPTH * 64) as f64, "{heaviest:e}");
+        if index > 0 {
+            assert!(*most < 1e8 * SECONDS * 10.0, "{most:e} in {parts} submissions");
+        }
+    }
+}
+
 #[test]
 fn a_profile_sums_the_steps_by_label() {
     let gpu = &*GPU;

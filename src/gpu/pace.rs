@@ -63,6 +63,12 @@ impl Pace {
         self.rate * self.seconds
     }
 
+    /// Work that a single step may hold at most where there is a choice: ten times as much, a second by
+    /// default, where drivers allow about two.
+    pub fn longest_step(&self) -> f64 {
+        10.0 * self.bound()
+    }
+
     /// The last submission that the device may still be working on.
     pub fn last(&self) -> Option<Submission> {
         self.pending.back().cloned()
@@ -115,9 +121,9 @@ impl Gpu {
     }
 
     /// Whether a single step of `work` would take so long that a watchdog might end it: more than ten
-    /// times what a submission should take, a second by default, where drivers allow about two.
+    /// times what a submission should take.
     pub fn too_long(&self, work: f64) -> bool {
-        work / 10.0 > self.pace().bound()
+        work > self.pace().longest_step()
     }
 
     /// Work per second that the device is taken to do, in the unit of [`Cost`](super::Cost).

@@ -58,10 +58,20 @@ pub struct Step {
     label: &'static str,
     kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
-    /// What the bind group keeps alive.
-    _buffers: Vec<Buffer>,
+    /// What the bind group keeps alive, in the order of the kernel's bindings.
+    buffers: Vec<Buffer>,
     grid: Grid,
     cost: Cost,
+    items: Option<Items>,
+}
+
+/// A buffer of which each workgroup in x reads the element of its number.
+#[derive(Debug, Clone, Copy)]
+struct Items {
+    /// Number among the kernel's bindings.
+    binding: usize,
+    /// Size of an element.
+    bytes: u64,
 }
 
 impl Step {
@@ -88,15 +98,31 @@ impl Step {
                 return Err(fail(format!("`{name}` binds {} bytes, the limit is {limit}", buffer.size())));
             }
         }
-        let mut entries = Vec::with_capacity(kernel.bindings.len());
         let mut buffers = Vec::with_capacity(kernel.bindings.len());
         for binding in &kernel.bindings {
             let Some((_, buffer)) = bindings.iter().find(|(name, _)| *name == binding.name) else {
                 return Err(fail(format!("buffer `{}` is not bound", binding.name)));
             };
-            entries.push(wgpu::BindGroupEntry { binding: binding.number, resource: buffer.binding() });
             buffers.push((*buffer).clone());
         }
+        Self::bind(gpu, label, kernel, buffers, grid, cost)
+    }
+
+    fn bind(
+        gpu: &Gpu,
+        label: &'static str,
+        kernel: Arc<Kernel>,
+        buffers: Vec<Buffer>,
+        grid: Grid,
+        cost: Cost,
+    ) -> Result<Self> {
+        let bound = kernel.bindings.iter().zip(&buffers);
+        let entries: Vec<_> = bound
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding: binding.number,
+                resource: buffer.binding(),
+            })
+            .collect();
         let bind_group = gpu.guarded(label, |device| {
             device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(label),
@@ -104,7 +130,36 @@ impl Step {
                 entries: &entries,
             })
         })?;
-        Ok(Self { label, kernel, bind_group, _buffers: buffers, grid, cost })
+        Ok(Self { label, kernel, bind_group, buffers, grid, cost, items: None })
+    }
+
+    /// Lets the step be done in parts when it would take too long: each workgroup in x reads of buffer
+    /// `name` the element of its number, of `bytes` bytes, and no other.
+    ///
+    /// # Panics
+    /// When the kernel has no such buffer.
+    pub fn divisible(mut self, name: &str, bytes: u64) -> Self {
+        let binding = self.kernel.bindings.iter().position(|binding| binding.name == name);
+        self.items = Some(Items { binding: binding.expect("a buffer of the kernel"), bytes });
+        self
+    }
+
+    /// Parts of the step, of about `most` work each, that differ in where their items begin.
+    fn parts(&self, gpu: &Gpu, items: Items, counts: &[u64], most: f64) -> Result<Vec<Self>> {
+        let (all, cost) = (self.grid[0].workgroups(counts), self.cost.at(counts));
+        // A binding begins at a multiple of 256 bytes: 24-byte items are parted at multiples of 32.
+        let unit = 256 / (1 << items.bytes.trailing_zeros().min(8));
+        let each = ((most / cost * f64::from(all)) as u32 / unit * unit).max(unit);
+        let part = |first: u32| {
+            let (count, offset) = (each.min(all - first), u64::from(first) * items.bytes);
+            let mut buffers = self.buffers.clone();
+            let buffer = &mut buffers[items.binding];
+            *buffer = buffer.slice(offset, buffer.size() - offset);
+            let grid = [Extent::Fixed(count), self.grid[1], self.grid[2]];
+            let cost = Cost { fixed: cost * f64::from(count) / f64::from(all), slot: 0, each: 0.0 };
+            Self::bind(gpu, self.label, self.kernel.clone(), buffers, grid, cost)
+        };
+        (0..all).step_by(each as usize).map(part).collect()
     }
 }
 
@@ -139,6 +194,26 @@ impl Recording {
     /// Estimated work of the costliest step.
     pub fn heaviest(&self, counts: &[u64]) -> f64 {
         self.steps().map(|step| step.cost.at(counts)).fold(0.0, f64::max)
+    }
+
+    /// The actions with every step of more than `longest` work in parts of about `most`, as far as it is
+    /// divisible; `None` when there is none such.
+    fn divided(&self, gpu: &Gpu, counts: &[u64], longest: f64, most: f64) -> Result<Option<Vec<Action>>> {
+        let items = |step: &Step| step.items.filter(|_| step.cost.at(counts) > longest);
+        if self.steps().all(|step| items(step).is_none()) {
+            return Ok(None);
+        }
+        let mut actions = Vec::new();
+        for action in &self.actions {
+            match action {
+                Action::Dispatch(step) if let Some(items) = items(step) => {
+                    let parts = step.parts(gpu, items, counts, most)?;
+                    actions.extend(parts.into_iter().map(Action::Dispatch));
+                }
+                other => actions.push(other.clone()),
+            }
+        }
+        Ok(Some(actions))
     }
 
     fn steps(&self) -> impl Iterator<Item = &Step> {
@@ -180,9 +255,13 @@ impl Gpu {
         mut profile: Option<&mut Profile>,
     ) -> Result<()> {
         let start = thread_time();
-        let bound = self.pace().bound();
+        let (bound, longest) = {
+            let pace = self.pace();
+            (pace.bound(), pace.longest_step())
+        };
         let mut all_dispatches = 0;
-        let mut actions = recording.actions.as_slice();
+        let divided = recording.divided(self, counts, longest, bound)?;
+        let mut actions = divided.as_deref().unwrap_or(&recording.actions);
         while !actions.is_empty() {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             let mut work = 0.0;

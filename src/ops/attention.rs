@@ -195,7 +195,8 @@ impl Attention<'_> {
                 let grid =
                     [Extent::Count { slot, per: 1 }, Extent::Fixed(kv_heads * tiles), Extent::Fixed(1)];
                 let cost = Cost { fixed: 0.0, slot: visits, each };
-                recording.push(Step::new(gpu, label, kernel.clone(), &bindings, grid, cost)?);
+                let step = Step::new(gpu, label, kernel.clone(), &bindings, grid, cost)?;
+                recording.push(step.divisible("items", size_of::<WorkItem>() as u64));
             }
         }
         let mut bindings = vec![("params", &params), ("rows", self.rows), ("partials", self.partials)];
