@@ -516,3 +516,31 @@ fn the_roofline_is_measured_by_kernels_that_do_their_work() {
         assert_eq!(error.kind(), ErrorKind::Device, "{name}: {error}");
     }
 }
+
+#[test]
+fn an_executor_runs_in_place_of_the_device() {
+    let x = Tensor::from_values(&GPU, "x", &[1.0, 2.0, 3.0, 4.0], 2).unwrap();
+    let delta = Tensor::from_values(&GPU, "delta", &[10.0, 20.0, 30.0, 40.0], 2).unwrap();
+    let mut recording = Recording::default();
+    ResidualAdd { x: &x, delta: &delta }.record(&GPU, &mut recording).unwrap();
+    recording.copy(&x.buffer, &delta.buffer);
+    let gpu = GPU.with_executor(std::sync::Arc::new(|gpu: &Gpu, replay: &Replay| {
+        let [
+            ReplayAction::Dispatch { label: "residual_add", wgsl, bindings, workgroups: [2, 1, 1] },
+            ReplayAction::Copy { from, to },
+        ] = &replay.actions[..]
+        else {
+            panic!("{:?}", replay.actions)
+        };
+        assert!(wgsl.contains("fn main("));
+        let part = |wanted| bindings.iter().find(|(_, kind, _)| *kind == wanted).unwrap().2;
+        assert_eq!(part(BindingKind::ReadWrite), *from);
+        assert_eq!(part(BindingKind::Read), *to);
+        assert_eq!(replay.buffers.len(), 3, "parameters, x, delta");
+        gpu.write(&replay.buffers[from.buffer], from.offset, &[7.0f32]);
+        Ok(())
+    }));
+    gpu.replay(&recording, &[2], None).unwrap();
+    assert_eq!(block_on(x.download(&GPU, 2)).unwrap(), [7.0, 2.0, 3.0, 4.0]);
+    assert_eq!(block_on(delta.download(&GPU, 2)).unwrap(), [10.0, 20.0, 30.0, 40.0]);
+}

@@ -36,6 +36,11 @@ impl Buffer {
         Self { offset: self.offset + offset, size, ..self.clone() }
     }
 
+    /// The whole buffer that this is a part of.
+    pub(super) fn whole(&self) -> Self {
+        Self { offset: 0, size: self.raw.size(), ..self.clone() }
+    }
+
     pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: &self.raw,

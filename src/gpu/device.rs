@@ -9,7 +9,7 @@ use std::{
 use futures::FutureExt;
 
 use super::{
-    Buffer, Capabilities, Capability, Counters, KernelKey,
+    Buffer, Capabilities, Capability, Counters, Executor, KernelKey,
     budget::Budget,
     kernel::Slot,
     memory,
@@ -154,6 +154,8 @@ pub struct Gpu {
     pub(super) counters: Arc<Mutex<Counters>>,
     /// Host memory that downloads go through, to be used again.
     pub(super) staging: Arc<Mutex<Vec<Buffer>>>,
+    /// What runs recordings in place of the device.
+    pub(super) executor: Option<Arc<Executor>>,
     pace: Arc<Mutex<Pace>>,
     rejected: Arc<Mutex<HashSet<String>>>,
     preferred: Arc<Mutex<HashMap<String, String>>>,
@@ -233,6 +235,7 @@ impl Gpu {
             pipelines: Arc::default(),
             uniforms: Arc::default(),
             staging: Arc::default(),
+            executor: None,
             pace: Arc::new(Mutex::new(Pace::new(
                 options.submission_seconds.unwrap_or(0.1),
                 options.throttle,
@@ -302,6 +305,11 @@ impl Gpu {
     pub fn with_own_rejections(&self) -> Self {
         let rejected = Arc::new(Mutex::new(self.rejected().clone()));
         Self { rejected, ..self.clone() }
+    }
+
+    /// Another handle to the device, whose replays go to `executor` in place of it.
+    pub fn with_executor(&self, executor: Arc<Executor>) -> Self {
+        Self { executor: Some(executor), ..self.clone() }
     }
 
     fn rejected(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -23,6 +23,7 @@ pub struct Kernel {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
     pub(super) bindings: Vec<Binding>,
+    pub(super) wgsl: String,
 }
 
 /// Where the kernel of a key is, or will be: whoever compiles it holds the lock, so that others can
@@ -118,6 +119,6 @@ impl Gpu {
         })?;
         let bindings = composed.bindings.into_iter();
         let bindings = bindings.map(|(name, number, kind)| Binding { name, number, kind }).collect();
-        Ok(Kernel { shader: key.shader, pipeline, layout, bindings })
+        Ok(Kernel { shader: key.shader, pipeline, layout, bindings, wgsl: composed.wgsl })
     }
 }

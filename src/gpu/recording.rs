@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{BindingKind, Buffer, Gpu, Kernel, Profile, Uniform, host::thread_time};
+use super::{BindingKind, Buffer, Gpu, Kernel, Profile, Replay, Uniform, host::thread_time};
 use crate::{Error, ErrorKind, Result};
 
 /// Workgroups along one dimension of a dispatch.
@@ -20,7 +20,7 @@ pub enum Extent {
 }
 
 impl Extent {
-    fn workgroups(self, counts: &[u64]) -> u32 {
+    pub(super) fn workgroups(self, counts: &[u64]) -> u32 {
         match self {
             Extent::Fixed(workgroups) => workgroups,
             Extent::Count { slot, per } => counts[slot].div_ceil(u64::from(per)) as u32,
@@ -55,12 +55,12 @@ pub type Bindings<'a> = [(&'a str, &'a Buffer)];
 /// One dispatch: kernel, bound buffers, grid.
 #[derive(Debug, Clone)]
 pub struct Step {
-    label: &'static str,
-    kernel: Arc<Kernel>,
+    pub(super) label: &'static str,
+    pub(super) kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
     /// What the bind group keeps alive, in the order of the kernel's bindings.
-    buffers: Vec<Buffer>,
-    grid: Grid,
+    pub(super) buffers: Vec<Buffer>,
+    pub(super) grid: Grid,
     cost: Cost,
     items: Option<Items>,
 }
@@ -164,7 +164,7 @@ impl Step {
 }
 
 #[derive(Debug, Clone)]
-enum Action {
+pub(super) enum Action {
     Dispatch(Step),
     Copy { from: Buffer, to: Buffer },
 }
@@ -172,7 +172,7 @@ enum Action {
 /// Steps to be replayed in order.
 #[derive(Debug, Clone, Default)]
 pub struct Recording {
-    actions: Vec<Action>,
+    pub(super) actions: Vec<Action>,
 }
 
 impl Recording {
@@ -254,6 +254,9 @@ impl Gpu {
         counts: &[u64],
         mut profile: Option<&mut Profile>,
     ) -> Result<()> {
+        if let Some(executor) = &self.executor {
+            return executor(self, &Replay::new(recording, counts));
+        }
         let start = thread_time();
         let (bound, longest) = {
             let pace = self.pace();
