@@ -1,10 +1,11 @@
 // Dawn, Chromium's WebGPU, as a second implementation under the shaders.
 //
 //   node dawn.mjs FOLDER compile FILE.wgsl...   compiles each to a pipeline
-//   node dawn.mjs FOLDER serve                  runs dispatches told on standard input (see dawn.rs)
+//   node dawn.mjs FOLDER serve                  runs dispatches told on standard input, and answers on
+//                                               descriptor 3 (see dawn.rs)
 //
 // FOLDER is where npm put the package `webgpu`. The device has WebGPU's default limits.
-import { readFileSync, writeSync } from 'node:fs';
+import { createWriteStream, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -91,7 +92,7 @@ async function run({ buffers, actions }, contents) {
   for (const { dispatch, copy } of actions) {
     if (copy) {
       encoder.copyBufferToBuffer(memory[copy.from.buffer], copy.from.offset, memory[copy.to.buffer], copy.to.offset, copy.from.size);
-    } else {
+    } else if (!dispatch.workgroups.includes(0)) {
       const { layout, pipeline } = await kernelOf(dispatch.wgsl, dispatch.bindings);
       const entries = dispatch.bindings.map(({ number, part }) => ({
         binding: number,
@@ -117,18 +118,20 @@ async function run({ buffers, actions }, contents) {
   return result;
 }
 
+// Not the standard output, where Dawn prints warnings.
+const answers = command === 'serve' && createWriteStream(null, { fd: 3 });
+
 // A message, both ways: its length and that of the contents as 32-bit numbers, JSON, contents.
 function answer(message, contents = Buffer.alloc(0)) {
   const json = Buffer.from(JSON.stringify(message));
   const head = Buffer.alloc(8);
   head.writeUInt32LE(json.length, 0);
   head.writeUInt32LE(contents.length, 4);
-  const bytes = Buffer.concat([head, json, contents]);
-  for (let at = 0; at < bytes.length; ) at += writeSync(1, bytes, at);
+  return new Promise(resolve => answers.write(Buffer.concat([head, json, contents]), resolve));
 }
 
 async function serve() {
-  answer({ name: adapter.info.description, features });
+  await answer({ name: adapter.info.description, features });
   let bytes = Buffer.alloc(0);
   let chunks = [];
   let available = 0;
@@ -154,7 +157,7 @@ async function serve() {
       }
       const errors = [await device.popErrorScope(), await device.popErrorScope()].filter(Boolean);
       if (errors.length) message = { error: errors[0].message };
-      answer(message, message.error ? undefined : result);
+      await answer(message, message.error ? undefined : result);
       bytes = bytes.subarray(wanted);
       chunks = [bytes];
       available = bytes.length;
