@@ -80,17 +80,18 @@ pub enum Tune {
 /// Measures are kept in files of this kind.
 const KIND: &str = "tuning";
 
-/// How long a run should take, so that what surrounds it does not matter.
-const RUN_SECONDS: f64 = 5e-3;
+/// How long a run should take: so long that what surrounds it hardly matters, so short that some run is left
+/// alone by whatever else the machine does.
+const RUN_SECONDS: f64 = 2e-3;
 
 /// Runs of each variant that there is always time for.
-const SURE_RUNS: usize = 3;
+const SURE_RUNS: usize = 4;
 
 /// Time for the runs of an operation's variants, beside the first of each.
 const OPERATION: Duration = Duration::from_millis(300);
 
 /// Runs of a variant, of which the fastest counts.
-const RUNS: usize = 5;
+const RUNS: usize = 8;
 
 /// How much faster than one that comes before it in the table a variant must be: less is chance.
 const MARGIN: f64 = 0.97;
