@@ -2,7 +2,7 @@
 // HEADS_TILE of its query heads. Page by page, K and then V pass through workgroup memory in slices of SLICE quads of
 // dimensions; running softmax as in attention_single.
 import package::attention_partial::{MASKED, partial_start, visible_keys};
-import package::generated::{AttentionParams, GROUP, HEADS_TILE, HEAD_DIM, PAGE, QUERY_TILE, Row, TEAM, WorkItem};
+import package::generated::{AttentionParams, GROUP, HEADS_TILE, HEAD_DIM, PAGE, QUERY_TILE, Row, TEAM, TILES, WorkItem};
 import package::attention_query::q_octet;
 import package::kv::cache::{first_octet, k_octet, v_octet};
 import package::kv::page::OCTETS;
@@ -20,7 +20,6 @@ const KEYS_EACH = PAGE / TEAM;
 const SLICE = 2u * TEAM;
 const SLICE_OCTETS = SLICE / 2u;
 const SLICES = (HEAD_DIM + 4u * SLICE - 1u) / (4u * SLICE);
-const HEAD_TILES = (GROUP + HEADS_TILE - 1u) / HEADS_TILE;
 
 // Rows of both arrays are one longer than they need be, so that neighbours lie in different memory banks.
 const TILE_STRIDE = SLICE + 1u;
@@ -33,10 +32,10 @@ var<workgroup> team: array<f32, WORKGROUP>;                                    /
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
     let item = items[workgroup.x];
-    let kv_head = workgroup.y / HEAD_TILES;
+    let kv_head = workgroup.y / TILES;
     let member = index % TEAM;
     let query = index / TEAM;
-    let head_in_group = workgroup.y % HEAD_TILES * HEADS_TILE + query % HEADS_TILE;
+    let head_in_group = workgroup.y % TILES * HEADS_TILE + query % HEADS_TILE;
     let busy = query / HEADS_TILE < item.rows && head_in_group < GROUP;
     let head = kv_head * GROUP + head_in_group;
     let row_index = item.first_row + min(query / HEADS_TILE, item.rows - 1u);

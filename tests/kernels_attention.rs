@@ -23,8 +23,34 @@ fn sequences(shape: &AttentionShape, lengths: &[(u32, u32)]) -> Vec<Sequence> {
     number.map(|(seed, (keys, rows))| Sequence::random(seed, shape, *keys, *rows)).collect()
 }
 
+/// Variants that round to 16-bit floats.
+fn rounding(shape: &AttentionShape) -> impl Iterator<Item = &'static Variant<AttentionShape>> {
+    let variants = ATTENTION_TILED.variants.iter().filter(|variant| (variant.fits)(shape));
+    variants.filter(|variant| rounds_to_f16(&(variant.key)(shape)))
+}
+
+/// `gpu` without them.
+fn exact(gpu: &Gpu, shape: &AttentionShape) -> Gpu {
+    let gpu = gpu.with_own_rejections();
+    rounding(shape).for_each(|variant| gpu.reject(ATTENTION_TILED.full_name(variant)));
+    gpu
+}
+
 /// Runs the sequences in one batch and compares each with the reference.
 fn check(gpu: &Gpu, shape: AttentionShape, window: Option<u32>, segments: u32, sequences: &[Sequence]) {
+    let error = error(&exact(gpu, &shape), shape, window, segments, sequences);
+    assert!(error <= 2e-6, "{shape:?}, window {window:?}: error {error:e}");
+}
+
+/// The worst error of the sequences in one batch, relative to the largest value.
+fn error(
+    gpu: &Gpu,
+    shape: AttentionShape,
+    window: Option<u32>,
+    segments: u32,
+    sequences: &[Sequence],
+) -> f32 {
+    let mut worst = 0.0f32;
     let found = batch::attention(gpu, shape, window, segments, sequences);
     for (found, Sequence { keys, rows, q, k, v }) in found.iter().zip(sequences) {
         let positions: Vec<u32> = (keys - rows..*keys).collect();
@@ -33,11 +59,12 @@ fn check(gpu: &Gpu, shape: AttentionShape, window: Option<u32>, segments: u32, s
         let twin = reference::AttentionShape { heads, kv_heads, head_dim, window };
         let expected = reference::attention(q, k, v, &positions, twin);
         let error = difference(found, &expected) / largest(v);
-        assert!(error <= 2e-6, "{shape:?}, window {window:?}, {rows} rows, {keys} keys: error {error:e}");
+        worst = worst.max(error);
     }
+    worst
 }
 
-/// Head dimensions and group sizes, a mixed batch in every variant for each, the formats in turns.
+/// Head dimensions and group sizes, a mixed batch for each, formats and variants in turns.
 #[test]
 fn attention_of_every_shape() {
     let shapes =
@@ -50,18 +77,42 @@ fn attention_of_every_shape() {
         for gpu in [&*GPU, &*FLOOR] {
             let shape = shapes.next().unwrap();
             let sequences = sequences(shape, &MIXED);
-            for_every_variant(gpu, shape, |gpu| check(gpu, *shape, window, 3, &sequences));
+            let variants = every_variant(gpu, shape);
+            check(&variants[number % variants.len()], *shape, window, 3, &sequences);
         }
     }
 }
 
-/// Calls `run` with every variant of attention that `gpu` can run.
-fn for_every_variant(gpu: &Gpu, shape: &AttentionShape, run: impl Fn(&Gpu)) {
-    for variant in ATTENTION_SINGLE.runnable(gpu, shape) {
-        run(&ATTENTION_SINGLE.only(gpu, variant));
+/// Handles to `gpu` that between them have every variant that keeps every bit, each one of single rows and one of
+/// tiles.
+fn every_variant(gpu: &Gpu, shape: &AttentionShape) -> Vec<Gpu> {
+    let gpu = exact(gpu, shape);
+    let single: Vec<_> = ATTENTION_SINGLE.runnable(&gpu, shape).collect();
+    let tiled: Vec<_> = ATTENTION_TILED.runnable(&gpu, shape).collect();
+    let pairs = single.iter().cycle().zip(tiled.iter().cycle()).take(single.len().max(tiled.len()));
+    pairs.map(|(single, tiled)| ATTENTION_TILED.only(&ATTENTION_SINGLE.only(&gpu, single), tiled)).collect()
+}
+
+/// Products of matrices of 16-bit floats, where the device has them: with whole and partial tiles and pages, windows
+/// and formats in turns.
+#[test]
+fn attention_of_16_bits() {
+    let formats = [KvFormat::F16, KvFormat::Q8_0, KvFormat::Q4_0];
+    let mut run = 0;
+    for (number, (head_dim, group)) in [(32, 1), (64, 3), (128, 4), (256, 8)].into_iter().enumerate() {
+        let shape = shape(2, group, head_dim, formats[number % 3]);
+        let sequences = sequences(&shape, &[(70, 38), (9, 9), (64, 16), (97, 17), (129, 129)]);
+        for variant in rounding(&shape) {
+            let gpu = ATTENTION_TILED.only(&GPU, variant);
+            if ATTENTION_TILED.runnable(&gpu, &shape).next().is_some() {
+                let error = error(&gpu, shape, WINDOWS[number], 3, &sequences);
+                assert!(error <= 3e-3, "{}, {shape:?}: error {error:e}", variant.name);
+                run += 1;
+            }
+        }
     }
-    for variant in ATTENTION_TILED.runnable(gpu, shape).skip(1) {
-        run(&ATTENTION_TILED.only(gpu, variant));
+    if run == 0 {
+        eprintln!("skipped: {} multiplies no matrices", GPU.description().name);
     }
 }
 
@@ -107,13 +158,13 @@ fn a_single_row_is_the_same_in_every_batch() {
     let sequences = sequences(&shape, &lengths);
     for gpu in [&*GPU, &*FLOOR] {
         for window in [None, Some(100)] {
-            for_every_variant(gpu, &shape, |gpu| {
-                let together = batch::attention(gpu, shape, window, 2, &sequences);
+            for gpu in every_variant(gpu, &shape) {
+                let together = batch::attention(&gpu, shape, window, 2, &sequences);
                 for (sequence, in_batch) in sequences.iter().zip(&together).filter(|(s, _)| s.rows == 1) {
-                    let alone = batch::attention(gpu, shape, window, 2, std::slice::from_ref(sequence));
+                    let alone = batch::attention(&gpu, shape, window, 2, std::slice::from_ref(sequence));
                     assert!(alone[0] == *in_batch, "{} keys, window {window:?}", sequence.keys);
                 }
-            });
+            }
         }
     }
 }

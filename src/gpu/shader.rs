@@ -18,9 +18,10 @@ macro_rules! shaders {
 pub const SHADERS: &[(&str, &str)] = &shaders![
     "adjust_logits",
     "attention_combine",
+    "attention_matrices",
     "attention_partial",
     "attention_query",
-    "attention_single",
+    "attention_rows",
     "attention_tiled",
     "embedding",
     "fill",

@@ -98,7 +98,7 @@ impl Tables {
             let position = first_position + tile_start - first_row;
             let begin = sequence.first_visible(position);
             let end = position + rows;
-            let split = if single { key_split(position) } else { u32::MAX };
+            let split = if single { key_split(end - begin) } else { u32::MAX };
             let ranges = key_ranges(cache, sequence, begin, end, split);
             for row in &mut self.rows[tile_start as usize..(tile_start + rows) as usize] {
                 row.partial = self.partials;
@@ -128,10 +128,10 @@ impl Tables {
     }
 }
 
-/// Keys per split for a row at `position`: [`KEY_SPLIT`], and longer ones past 32 of those, so that
-/// no row has more than 33 partial results. It depends on the position alone.
-fn key_split(position: u32) -> u32 {
-    KEY_SPLIT * (position + 1).div_ceil(32 * KEY_SPLIT)
+/// Keys per split for a row that sees `keys`: [`KEY_SPLIT`], and longer ones past 32 of those, so that
+/// no row has more than 33 partial results. It depends on the position and the window alone.
+fn key_split(keys: u32) -> u32 {
+    KEY_SPLIT * keys.div_ceil(32 * KEY_SPLIT)
 }
 
 /// Cuts the keys `begin..end` at multiples of `split` and wherever the pages change segment:

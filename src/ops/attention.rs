@@ -4,7 +4,10 @@
 //! Work items compute partial results, which a last step merges: a row's keys may be split over
 //! several items, and its pages lie in several segments.
 
-use super::{AttentionShape, KvFormat, KvSegment, Operation, QUERY_TILE, Row, Variant, WorkItem, count};
+use super::{
+    AttentionShape, KvFormat, KvSegment, Operation, PAGE, QUERY_TILE, Row, Variant, WorkItem, count,
+    mat_mat::ROUNDS_TO_F16,
+};
 use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
@@ -34,29 +37,77 @@ fn is_f16(shape: &AttentionShape) -> bool {
     shape.kv == KvFormat::F16
 }
 
-/// `workgroup` keys at a time, fewer for many heads: their weights take `group * workgroup` floats of workgroup memory.
-fn single_key(shape: &AttentionShape, workgroup: u32) -> KernelKey {
+/// Each workgroup computes `rows` rows of an item of at most `tile`, with `workgroup` invocations of `keys` keys
+/// each at a time; fewer for many heads and large ones, for the weights take `rows * group * workgroup * keys` floats
+/// of workgroup memory.
+fn rows_key(shape: &AttentionShape, tile: u32, rows: u32, workgroup: u32, keys: u32) -> KernelKey {
     let octets = shape.head_dim.div_ceil(8);
-    let workgroup = workgroup.min(1024 / shape.group()).max(octets).max(shape.group());
-    key("attention_single", shape)
+    let queries = rows * shape.group();
+    let workgroup = workgroup.min(1024 / queries).max(octets).max(queries);
+    let keys = keys.min(1024 / (queries * workgroup)).max(1);
+    key("attention_rows", shape)
         .constant("GROUP", shape.group())
+        .constant("ROWS", rows)
+        .constant(TILES, tile.div_ceil(rows))
         .constant("WORKGROUP", workgroup)
+        .constant("KEYS", keys)
         .constant("TEAM", workgroup.isqrt())
+        .flag("one_slice", workgroup < 2 * octets)
 }
 
-/// Fills a GPU even with few items.
+/// Workgroups that share the work of an item and a KV head.
+const TILES: &str = "TILES";
+
+fn tiles(key: &KernelKey) -> u32 {
+    let tiles = key.constants.iter().find(|(name, _)| *name == TILES);
+    tiles.expect("every kernel says how work is shared out").1
+}
+
+/// One row: fills a GPU even with few items.
 fn wide(shape: &AttentionShape) -> KernelKey {
-    single_key(shape, 256)
+    rows_key(shape, 1, 1, 256, 1)
 }
 
-/// As few invocations as can be, so that barriers cost little where one core runs them all.
+/// One row: as few invocations as can be, so that barriers cost little where one core runs them all, with
+/// keys enough that reading the queries costs little.
 fn narrow(shape: &AttentionShape) -> KernelKey {
-    single_key(shape, 8)
+    rows_key(shape, 1, 1, 8, (16 / shape.group()).clamp(1, 8))
+}
+
+/// As [`narrow`], for a tile of rows.
+fn narrow_rows(shape: &AttentionShape) -> KernelKey {
+    let rows = (8 / shape.group()).max(1);
+    rows_key(shape, QUERY_TILE, rows, 8, (64 / (rows * shape.group())).max(1))
 }
 
 /// Tiles of a KV head's query heads.
 fn head_tiles(shape: &AttentionShape) -> u32 {
     shape.group().div_ceil(HEADS_TILE)
+}
+
+fn head_tiles_key(shader: &'static str, shape: &AttentionShape) -> KernelKey {
+    key(shader, shape)
+        .constant("GROUP", shape.group())
+        .constant(TILES, head_tiles(shape))
+        .constant("HEADS_TILE", shape.group().div_ceil(head_tiles(shape)))
+        .constant("QUERY_TILE", QUERY_TILE)
+}
+
+fn tiled(shape: &AttentionShape) -> KernelKey {
+    head_tiles_key("attention_tiled", shape).constant("TEAM", TEAM)
+}
+
+/// Subgroups multiply matrices of `size`; two invocations for each query.
+fn matrices(shape: &AttentionShape, size: u32) -> KernelKey {
+    head_tiles_key("attention_matrices", shape)
+        .constant("SIZE", size)
+        .constant("WORKGROUP", 2 * QUERY_TILE * HEADS_TILE)
+        .flag(ROUNDS_TO_F16, true)
+}
+
+/// Whether the cache has no more than 16 bits, so that they are what is meant, in heads of whole slices.
+fn is_short(shape: &AttentionShape) -> bool {
+    shape.kv != KvFormat::F32 && shape.head_dim.is_multiple_of(PAGE)
 }
 
 /// Variants for items of one row.
@@ -73,17 +124,32 @@ pub static ATTENTION_SINGLE: Operation<AttentionShape> = Operation {
 /// Variants for items of several rows.
 pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
     name: "attention_tiled",
-    variants: &[Variant {
-        name: "baseline",
-        fits: |_| true,
-        key: |shape| {
-            key("attention_tiled", shape)
-                .constant("GROUP", shape.group())
-                .constant("HEADS_TILE", shape.group().div_ceil(head_tiles(shape)))
-                .constant("QUERY_TILE", QUERY_TILE)
-                .constant("TEAM", TEAM)
+    variants: &[
+        Variant {
+            name: "matrices_16",
+            fits: is_short,
+            key: |shape| KernelKey {
+                needs: &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16],
+                ..matrices(shape, 16)
+            },
         },
-    }],
+        Variant {
+            name: "matrices_8",
+            fits: is_short,
+            key: |shape| KernelKey {
+                needs: &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix8],
+                ..matrices(shape, 8)
+            },
+        },
+        Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..tiled(shape) } },
+        Variant {
+            name: "narrow_f16",
+            fits: is_f16,
+            key: |shape| KernelKey { needs: F16, ..narrow_rows(shape) },
+        },
+        Variant { name: "narrow", fits: |_| true, key: narrow_rows },
+        Variant { name: "baseline", fits: |_| true, key: tiled },
+    ],
 };
 
 /// Variants of the merge of partial results.
@@ -150,8 +216,8 @@ impl Attention<'_> {
             self.single_items.len() == self.segments.len() && self.tiled_items.len() == self.segments.len(),
             "one buffer of items per segment"
         );
-        let (_, single) = ATTENTION_SINGLE.choose_for(gpu, &self.shape, self.shape)?;
-        let (_, tiled) = ATTENTION_TILED.choose_for(gpu, &self.shape, self.shape)?;
+        let (single_variant, single) = ATTENTION_SINGLE.choose_for(gpu, &self.shape, self.shape)?;
+        let (tiled_variant, tiled) = ATTENTION_TILED.choose_for(gpu, &self.shape, self.shape)?;
         let (_, combine) = ATTENTION_COMBINE
             .choose(gpu, &AttentionCombineShape { attention: self.shape, format: self.y.format() })?;
         let params = gpu.uniform(&AttentionParams {
@@ -170,7 +236,7 @@ impl Attention<'_> {
                     &self.single_items[index],
                     count::single_items(index),
                     count::single_visits(index),
-                    1,
+                    tiles(&(single_variant.key)(&self.shape)),
                 ),
                 (
                     "attention_tiled",
@@ -178,7 +244,7 @@ impl Attention<'_> {
                     &self.tiled_items[index],
                     count::tiled_items(index),
                     count::tiled_visits(index),
-                    head_tiles(&self.shape),
+                    tiles(&(tiled_variant.key)(&self.shape)),
                 ),
             ];
             for (label, kernel, items, slot, visits, tiles) in variants {

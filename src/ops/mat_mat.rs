@@ -34,7 +34,7 @@ pub(super) fn mat_mat_tile(key: &KernelKey) -> (u32, u32) {
 }
 
 /// Flag of kernels that round both factors to 16-bit floats.
-const ROUNDS_TO_F16: &str = "rounds_to_f16";
+pub(super) const ROUNDS_TO_F16: &str = "rounds_to_f16";
 
 /// Whether the kernel rounds both factors to 16-bit floats: activations beyond 65504 and weights beyond 1023
 /// count as these.
