@@ -1,16 +1,18 @@
 // y = x · weightᵀ for any number of rows of x, without workgroup memory and its barriers: every invocation
-// computes TILE_ROWS rows by COLS columns of y by itself. All invocations of a workgroup read the same rows of
-// x, which is one load for a whole subgroup where the device sees that; the weights are read and decoded once
-// for TILE_ROWS rows. With `integer`, both factors are integer codes of a block, whose products are summed exactly
-// before they are scaled.
+// computes TILE_ROWS rows by COLS columns of y by itself; the weights are read and decoded once for TILE_ROWS rows.
+// With `integer`, both factors are integer codes of a block, whose products are summed exactly before they are scaled.
+//
+// All invocations need the same values of x. To a driver that loads for one invocation after the other, a load of
+// four values costs no more than a load of one value four times: each invocation loads another one, and the subgroup
+// exchanges them.
 import package::generated::{COLS, MatmulParams, QUADS, TILE_ROWS, WORKGROUP};
 import package::quant::activations::{BlockScale, dot16};
 import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
-@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
+@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [rows, blocks, 8]
 @if(integer) @group(0) @binding(6) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
-@else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [rows, blocks * QUADS]
+@else @group(0) @binding(3) var<storage, read> x: array<f32>;                      // [rows, blocks * QUADS, 4]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows, y_stride]
 @group(0) @binding(5) var<storage, read> counts: array<u32>;  // [slots]: the number of rows is counts[slot]
 
@@ -20,14 +22,18 @@ alias Sums = array<array<f32, COLS>, TILE_ROWS>;
 // Invocation 3 of workgroup (2, 1), with 32 invocations of 8 columns each and 8 rows: columns 536 to 543 of
 // rows 8 to 15.
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
+fn main(
+    @builtin(workgroup_id) workgroup: vec3u,
+    @builtin(local_invocation_index) index: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
     let rows = counts[params.slot];
     let first_col = (workgroup.x * WORKGROUP + index) * COLS;
     let first_row = workgroup.y * TILE_ROWS;
 
     var sums: Sums;
     for (var block = 0u; block < params.blocks; block++) {
-        add_block(&sums, rows, first_row, first_col, block);
+        add_block(&sums, rows, first_row, first_col, block, lane % 4u);
     }
     for (var row = 0u; row < TILE_ROWS; row++) {
         for (var col = 0u; col < COLS; col++) {
@@ -39,7 +45,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
 }
 
 @if(integer)
-fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32) {
+fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32, quarter: u32) {
     var low: array<vec4u, COLS>; // the first half of a block
     var high: array<vec4u, COLS>;
     var scales: array<f32, COLS>;
@@ -49,20 +55,28 @@ fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u3
         high[col] = weight_codes(at, 1u);
         scales[col] = weight_scale(at);
     }
+    var x_scale: array<vec4f, TILE_ROWS / 4u>; // four rows each: of row 6, [1][2]
+    var x_sum: array<vec4i, TILE_ROWS / 4u>;
+    for (var i = 0u; i < TILE_ROWS / 4u; i++) {
+        let own = x_scales[block_of(first_row + 4u * i + quarter, rows, block)];
+        x_scale[i] = bitcast<vec4f>(quarters(bitcast<u32>(own.scale)));
+        x_sum[i] = bitcast<vec4i>(quarters(bitcast<u32>(own.sum)));
+    }
     for (var row = 0u; row < TILE_ROWS; row++) {
-        let at = block_of(first_row + row, rows, block);
-        let x_low = x_codes[2u * at];
-        let x_high = x_codes[2u * at + 1u];
-        let x_scale = x_scales[at];
+        let at = 8u * block_of(first_row + row, rows, block);
+        let x_low = quarters(x_codes[at + quarter]);
+        let x_high = quarters(x_codes[at + 4u + quarter]);
+        let scale = x_scale[row / 4u][row % 4u];
+        let offset = CODE_OFFSET * x_sum[row / 4u][row % 4u];
         for (var col = 0u; col < COLS; col++) {
-            let dot = dot16(low[col], x_low) + dot16(high[col], x_high) - CODE_OFFSET * x_scale.sum;
-            (*sums)[row][col] = fma(scales[col] * x_scale.scale, f32(dot), (*sums)[row][col]);
+            let dot = dot16(low[col], x_low) + dot16(high[col], x_high) - offset;
+            (*sums)[row][col] = fma(scales[col] * scale, f32(dot), (*sums)[row][col]);
         }
     }
 }
 
 @else
-fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32) {
+fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32, quarter: u32) {
     var scales: array<f32, COLS>;
     for (var col = 0u; col < COLS; col++) {
         scales[col] = weight_scale(block_of(first_col + col, params.rows, block));
@@ -73,7 +87,8 @@ fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u3
             quads[col] = scales[col] * weight_quad(block_of(first_col + col, params.rows, block), j);
         }
         for (var row = 0u; row < TILE_ROWS; row++) {
-            let v = x[block_of(first_row + row, rows, block) * QUADS + j];
+            let at = 4u * (block_of(first_row + row, rows, block) * QUADS + j);
+            let v = bitcast<vec4f>(quarters(bitcast<u32>(x[at + quarter])));
             for (var col = 0u; col < COLS; col++) {
                 let w = quads[col];
                 (*sums)[row][col] =
@@ -86,4 +101,12 @@ fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u3
 // Number of a block in a matrix of `rows` rows. Rows past the end repeat the last one; nobody writes their results.
 fn block_of(row: u32, rows: u32, block: u32) -> u32 {
     return min(row, rows - 1u) * params.blocks + block;
+}
+
+// What the first four invocations of the subgroup, which has no fewer, hold.
+fn quarters(value: u32) -> vec4u {
+    return vec4u(
+        subgroupBroadcast(value, 0u), subgroupBroadcast(value, 1u),
+        subgroupBroadcast(value, 2u), subgroupBroadcast(value, 3u),
+    );
 }

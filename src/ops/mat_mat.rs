@@ -150,8 +150,15 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
         Variant {
             name: "registers_integer",
             fits: integer,
-            key: |shape| KernelKey { needs: &[Capability::Integer], ..registers(shape) },
+            key: |shape| KernelKey {
+                needs: &[Capability::Integer, Capability::Subgroup],
+                ..registers(shape)
+            },
         },
-        Variant { name: "registers", fits: |_| true, key: registers },
+        Variant {
+            name: "registers",
+            fits: |_| true,
+            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..registers(shape) },
+        },
     ],
 };
