@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use mistral_wgpu::gpu::{Capabilities, GpuOptions};
 
 /// The GPU.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
     /// The GPU: its index in `mistral devices`, or part of its name [default: the best one].
@@ -28,7 +28,16 @@ enum Limits {
     Floor,
 }
 
+/// The paths whose kernels round activations.
+const ROUNDING: &str = "f16,integer,cooperative_matrix";
+
 impl DeviceArgs {
+    /// Without what rounds activations, unless paths were switched off by name.
+    pub fn exact(self) -> Self {
+        let rounding = || ROUNDING.parse().expect("names of the table");
+        Self { disable: Some(self.disable.unwrap_or_else(rounding)), ..self }
+    }
+
     /// What to open.
     pub fn options(&self) -> GpuOptions {
         GpuOptions {

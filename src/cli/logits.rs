@@ -37,8 +37,8 @@ Examples:
 
 The file holds float32 `logits` [T, vocab], and with --hidden `hidden_states` [layers+1, T, hidden] in the order of \
 transformers: the embedding, the output of each block, with the final norm applied to the last. Weights keep the type that \
-they have in the model's file, keys and values are f32, and the context is as long as the tokens, \
-unless told otherwise. The model needs no tokenizer.")]
+they have in the model's file, keys and values are f32, no kernel that rounds activations is used, and the context is as \
+long as the tokens, unless told otherwise (by --weights, --kv-cache, --disable and --context). The model needs no tokenizer.")]
 pub struct Args {
     /// Token ids.
     #[arg(long, value_name = "IDS", required_unless_present = "tokens_file")]
@@ -79,7 +79,8 @@ pub fn run(args: &Args, json: bool) -> Outcome {
         return Err(usage("tokens", format_args!("expected ids below the vocabulary's {vocab}, found {id}")));
     }
     let own = own_format(&source)?;
-    let engine = args.model.load_from(&source, |config, options| {
+    let exact = ModelArgs { device: args.model.device.clone().exact(), ..args.model.clone() };
+    let engine = exact.load_from(&source, |config, options| {
         let rows = (LOGIT_BYTES / (4 * config.vocab_size.next_multiple_of(32))).max(1) as u32;
         options.weights = options.weights.or(own);
         let model = &mut options.model;

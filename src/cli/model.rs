@@ -21,7 +21,7 @@ use super::device::DeviceArgs;
 const USUAL_CONTEXT: u32 = 4096;
 
 /// The model and where it comes from.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct SourceArgs {
     /// Model folder as on Hugging Face, or `synthetic:NAME` for random weights [default: the demo
     /// model].
@@ -30,7 +30,7 @@ pub struct SourceArgs {
 }
 
 /// A model to be loaded, and the GPU to load it on.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     #[command(flatten)]
