@@ -1,6 +1,6 @@
 // A tile of neighbouring query rows against a range of their sequence's keys: one workgroup per work item, KV head and
 // HEADS_TILE of its query heads. Page by page, K and then V pass through workgroup memory in slices of SLICE quads of
-// dimensions; running softmax as in attention_single.
+// dimensions; running softmax as in attention_rows.
 import package::attention_partial::{MASKED, partial_start, visible_keys};
 import package::generated::{AttentionParams, GROUP, HEADS_TILE, HEAD_DIM, PAGE, QUERY_TILE, Row, TEAM, TILES, WorkItem};
 import package::attention_query::q_octet;

@@ -116,13 +116,13 @@ fn tuning(args: &Args, json: bool) -> Outcome {
         writeln!(out, "nothing measured yet: kernels are tried when a model is loaded")?;
         return Ok(());
     }
-    writeln!(out, "{:45} {:16} microseconds a token", "operation, subject", "fastest")?;
+    writeln!(out, "{:45} {:20} microseconds a token", "operation, subject", "fastest")?;
     for TuneRow { case, variant, seconds } in rows {
         let times = seconds.iter().map(|(name, seconds)| match *seconds {
             f64::MAX => format!("{name} failed"),
             seconds => format!("{name} {:.1}", seconds * 1e6),
         });
-        writeln!(out, "{case:45} {variant:16} {}", times.collect::<Vec<_>>().join(", "))?;
+        writeln!(out, "{case:45} {variant:20} {}", times.collect::<Vec<_>>().join(", "))?;
     }
     Ok(())
 }
