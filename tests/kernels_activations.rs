@@ -92,12 +92,13 @@ fn check_rope_kv(shape: AttentionShape, segments: u32) {
     let (heads, kv_heads, head_dim) = (heads as usize, kv_heads as usize, head_dim as usize);
     // Positions and slots.
     let rows = [(0, 5), (1, 40), (31_999, 0), (40_000, 2 * PAGE * segments - 1), (77, NOWHERE)];
-    let (cos, sin) = reference::rope_table(head_dim, 1e4, 0..=40_000);
+    let frequencies = reference::rope_frequencies(head_dim, 1e4);
+    let (cos, sin) = reference::rope_table(&frequencies, 1.0, 0..=40_000);
     let table: Vec<[f32; 2]> = cos.iter().zip(&sin).map(|(cos, sin)| [*cos, *sin]).collect();
     let cols = (heads + 2 * kv_heads) * head_dim;
     let qkv = noise(head_dim as u64, rows.len() * cols);
 
-    let (cos, sin) = reference::rope_table(head_dim, 1e4, rows.iter().map(|(position, _)| *position));
+    let (cos, sin) = reference::rope_table(&frequencies, 1.0, rows.iter().map(|(position, _)| *position));
     let part = |from: usize, count: usize| -> Vec<f32> {
         qkv.chunks_exact(cols).flat_map(|row| &row[from * head_dim..][..count * head_dim]).copied().collect()
     };

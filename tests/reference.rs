@@ -49,7 +49,11 @@ fn swiglu() {
 fn rope_beyond_position_30_000() {
     let golden = Golden::open("operations.safetensors");
     let mut x = halves_to_pairs(&golden.f32("rope_x"), 20);
-    let (cos, sin) = reference::rope_table(20, 1e4, golden.ids("rope_positions").into_iter());
+    let (cos, sin) = reference::rope_table(
+        &reference::rope_frequencies(20, 1e4),
+        1.0,
+        golden.ids("rope_positions").into_iter(),
+    );
     reference::rope(&mut x, &cos, &sin, 2, 20);
     assert_close(&x, &halves_to_pairs(&golden.f32("rope_y"), 20), 2e-7);
 }

@@ -9,8 +9,8 @@ use crate::{
     tensor::{Q8Tensor, Tensor},
 };
 
-/// cos and sin of every rotary angle, computed in `f64` on the host: WGSL promises them only within
-/// one turn.
+/// cos and sin of every rotary angle, scaled as the model wants, computed in `f64` on the host: WGSL promises them only
+/// within one turn.
 #[derive(Debug)]
 pub(super) struct RopeTable {
     /// `[positions, head_dim / 2]` pairs of `f32`: cos, sin.
@@ -19,7 +19,8 @@ pub(super) struct RopeTable {
 
 impl RopeTable {
     pub fn new(gpu: &Gpu, config: &ModelConfig, positions: u32) -> Result<Self> {
-        let (cos, sin) = rope_table(config.head_dim, config.rope_theta, 0..positions);
+        let frequencies = config.rope_frequencies(positions);
+        let (cos, sin) = rope_table(&frequencies, config.rope_attention_factor(), 0..positions);
         let pairs: Vec<[f32; 2]> = cos.into_iter().zip(sin).map(|(cos, sin)| [cos, sin]).collect();
         Ok(Self { table: gpu.upload("rope", &pairs)? })
     }

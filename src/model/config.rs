@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::families::FAMILIES;
 use super::keys::Keys;
+use super::rope::RopeScaling;
 use super::tensors::expected_tensors;
 use crate::Result;
 use crate::checkpoint::{DType, read_text};
@@ -36,11 +37,19 @@ pub struct ModelConfig {
     pub rms_norm_eps: f32,
     /// Base of the rotary angles: pair `i` turns by `rope_theta^(-2i / head_dim)` per position.
     pub rope_theta: f64,
+    /// How these angles are scaled for contexts longer than the model was first made for.
+    pub rope_scaling: Option<RopeScaling>,
     /// `Some(w)`: the query at position `i` sees the keys `i-w+1 ..= i` (arXiv 2310.06825, section 2).
-    /// `None`: it sees all keys up to `i`.
+    /// `None`: it sees all keys up to `i`. Of one layer, see [`window`](Self::window).
     pub sliding_window: Option<u32>,
+    /// Whether each layer has the sliding window, or sees all keys; if empty, all layers have it.
+    pub windowed_layers: Vec<bool>,
     /// Whether the output projection is the embedding.
     pub tie_word_embeddings: bool,
+    /// Whether a bias is added to q, k, v and o.
+    pub attention_bias: bool,
+    /// Whether a bias is added to gate, up and down.
+    pub mlp_bias: bool,
     /// The token that starts a text.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a text.
@@ -64,7 +73,8 @@ impl ModelConfig {
     ///
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind) naming the key, for a missing or impossible value, an
-    /// architecture outside [`FAMILIES`], scaled or partial rotary embeddings, an activation other than SiLU.
+    /// architecture outside [`FAMILIES`], partial rotary embeddings or an unknown scaling of them, an activation
+    /// other than SiLU.
     pub fn from_json(json: &str, subject: &str) -> Result<Self> {
         let keys = family_keys(Keys::parse(json, subject)?)?;
         let hidden_size = keys.size("hidden_size", 1..=1 << 17)?;
@@ -73,23 +83,41 @@ impl ModelConfig {
         if let Some(other) = keys.value("hidden_act").filter(|act| *act != "silu") {
             return Err(keys.refuse("hidden_act", "\"silu\"", other));
         }
+        let num_hidden_layers = keys.size("num_hidden_layers", 1..=1 << 10)?;
+        let max_position_embeddings = keys.size("max_position_embeddings", 1..=1 << 24)?;
+        let (rope_theta, rope_scaling) = rope(&keys, max_position_embeddings)?;
+        let (sliding_window, windowed_layers) = windows(&keys, num_hidden_layers)?;
         Ok(Self {
             hidden_size,
             intermediate_size: keys.size("intermediate_size", 1..=1 << 20)?,
-            num_hidden_layers: keys.size("num_hidden_layers", 1..=1 << 10)?,
+            num_hidden_layers,
             num_attention_heads: heads,
             num_key_value_heads: key_value_heads(&keys, heads)?,
             head_dim: head_dim(&keys, hidden_size, heads)?,
             vocab_size,
-            max_position_embeddings: keys.size("max_position_embeddings", 1..=1 << 24)?,
+            max_position_embeddings,
             rms_norm_eps: keys.required("rms_norm_eps", keys.number("rms_norm_eps", 1e-12..=1.0)?)? as f32,
-            rope_theta: rope_theta(&keys)?,
-            sliding_window: keys.integer("sliding_window", 1..=u32::MAX.into())?.map(|window| window as u32),
+            rope_theta,
+            rope_scaling,
+            sliding_window,
+            windowed_layers,
             tie_word_embeddings: keys.boolean("tie_word_embeddings")?.unwrap_or(false),
+            attention_bias: keys.boolean("attention_bias")?.unwrap_or(false),
+            mlp_bias: keys.boolean("mlp_bias")?.unwrap_or(false),
             bos_token_id: keys.token("bos_token_id", vocab_size)?,
             eos_token_ids: keys.tokens("eos_token_id", vocab_size)?.unwrap_or_default(),
             dtype: dtype(&keys)?,
         })
+    }
+
+    /// The sliding window of layer `layer`; `None` if it sees all keys.
+    pub fn window(&self, layer: usize) -> Option<u32> {
+        self.sliding_window.filter(|_| self.windowed_layers.get(layer) != Some(&false))
+    }
+
+    /// The window beyond which no layer sees anything; `None` if one sees all keys.
+    pub fn widest_window(&self) -> Option<u32> {
+        self.sliding_window.filter(|_| !self.windowed_layers.contains(&false))
     }
 
     /// The number of parameters; tied embeddings count once.
@@ -137,24 +165,45 @@ fn head_dim(keys: &Keys, hidden_size: usize, heads: usize) -> Result<usize> {
     }
 }
 
-/// The rotary base, which transformers 4 writes at the top and transformers 5 in `rope_parameters`.
-fn rope_theta(keys: &Keys) -> Result<f64> {
+/// The window, and which layers have it: transformers' `layer_types`, by default all.
+fn windows(keys: &Keys, layers: usize) -> Result<(Option<u32>, Vec<bool>)> {
+    let window = keys.integer("sliding_window", 1..=u32::MAX.into())?.map(|window| window as u32);
+    let expected = format_args!("\"sliding_attention\" or \"full_attention\" for each of {layers} layers");
+    let windowed = |layer: &Value| match layer.as_str()? {
+        "sliding_attention" => Some(true),
+        "full_attention" => Some(false),
+        _ => None,
+    };
+    let types = keys.read("layer_types", expected, |value| {
+        let types = value.as_array().filter(|types| types.len() == layers)?;
+        types.iter().map(windowed).collect::<Option<Vec<_>>>()
+    })?;
+    let types = types.unwrap_or_default();
+    if window.is_none() && types.contains(&true) {
+        return Err(keys.refuse("sliding_window", "the window of layers with sliding attention", "null"));
+    }
+    Ok(match (types.contains(&true), types.contains(&false)) {
+        (true, true) => (window, types),
+        (false, true) => (None, Vec::new()),
+        (_, false) => (window, Vec::new()),
+    })
+}
+
+/// The rotary base, which transformers 4 writes at the top and transformers 5 in `rope_parameters`, and its scaling
+/// for a context of `context` tokens.
+fn rope(keys: &Keys, context: usize) -> Result<(f64, Option<RopeScaling>)> {
     let scaled = keys.value("rope_scaling").is_some();
     let rope = keys.object(if scaled { "rope_scaling" } else { "rope_parameters" })?;
-    for key in ["rope_type", "type"] {
-        if let Some(other) = rope.value(key).filter(|kind| *kind != "default") {
-            return Err(rope.refuse(key, "\"default\", unscaled rotary embeddings", other));
-        }
-    }
     for place in [&rope, keys] {
         place.number("partial_rotary_factor", 1.0..=1.0)?;
     }
     let theta = |place: &Keys| place.number("rope_theta", 1.0..=1e15);
-    match theta(&rope)? {
-        Some(theta) => Ok(theta),
+    let theta = match theta(&rope)? {
+        Some(theta) => theta,
         None => theta(keys)?
-            .ok_or_else(|| keys.refuse("rope_theta", "a value, here or in rope_parameters", "neither")),
-    }
+            .ok_or_else(|| keys.refuse("rope_theta", "a value, here or in rope_parameters", "neither"))?,
+    };
+    Ok((theta, RopeScaling::read(&rope, keys, context)?))
 }
 
 /// The type of the weights, which transformers 5 calls `dtype` and transformers 4 `torch_dtype`.

@@ -104,7 +104,7 @@ impl KvCache {
         Ok(Self {
             shape,
             layers: (0..config.num_hidden_layers).map(|_| layer()).collect::<Result<_>>()?,
-            window: config.sliding_window,
+            window: config.widest_window(),
             scratch: gpu.allocate("scratch page", page_bytes)?,
             pages_per_segment,
             page_bytes,

@@ -58,7 +58,8 @@ impl ModelOptions {
     pub fn cache_tokens(&self, config: &ModelConfig) -> u32 {
         // A chunk needs its own keys and the window before them; forks need a page or two to go on.
         let kept = |window: u32| window.saturating_add(self.max_rows);
-        let longest = self.context.min(config.sliding_window.map_or(u32::MAX, kept)).saturating_add(4 * PAGE);
+        let longest =
+            self.context.min(config.widest_window().map_or(u32::MAX, kept)).saturating_add(4 * PAGE);
         self.cache_tokens.unwrap_or(longest)
     }
 }
@@ -205,7 +206,7 @@ impl Model {
         let key = RecordingKey { rows, logit_rows: None, hidden_states: false };
         self.prepare(gpu, key)?;
         let mut counts = vec![0; count::single_items(self.cache.segments())];
-        let visible = (position + 1).min(self.config.sliding_window.unwrap_or(u32::MAX));
+        let visible = (position + 1).min(self.config.widest_window().unwrap_or(u32::MAX));
         let mut rows = self.options.max_rows;
         while rows > 1 {
             counts[count::ROWS] = u64::from(rows);
@@ -380,7 +381,7 @@ impl Model {
             segments,
             partials: &a.partials,
             shape,
-            window: self.config.sliding_window,
+            window: self.config.window(index),
         }
         .record(gpu, recording)?;
         convert(gpu, recording, y, wanted, key.rows)?;

@@ -34,7 +34,7 @@ pub fn tune_shapes(config: &ModelConfig, options: &ModelOptions, format: &'stati
             None => matrices.push(TuneMatrix { rows, cols, count }),
         }
     }
-    let window = config.sliding_window.unwrap_or(u32::MAX);
+    let window = config.widest_window().unwrap_or(u32::MAX);
     TuneShapes {
         weights: format,
         matrices,

@@ -14,5 +14,5 @@ pub use attention::{AttentionShape, attention, f16_load, f16_store};
 pub use kv_page::{KvPageLayout, KvSide};
 pub use linear::{embedding, matmul, quantize};
 pub use logits::{FORBIDDEN, Penalties, TokenAdjustment, adjust_logits, argmax, log_sum_exp, top_k};
-pub use rope::{rope, rope_table};
+pub use rope::{rope, rope_frequencies, rope_table};
 pub use sample::Filters;

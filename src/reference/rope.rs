@@ -1,12 +1,19 @@
 //! Rotary position embedding (Su et al. 2021, arXiv:2104.09864), neighbouring dimensions paired as in the paper.
 
-/// cos and sin of the rotary angles, each `[positions, head_dim / 2]`. Pair `i` at position `p` turns
-/// by `p * theta^(-2i / head_dim)`, computed in `f64`.
-pub fn rope_table(head_dim: usize, theta: f64, positions: impl Iterator<Item = u32>) -> (Vec<f32>, Vec<f32>) {
-    let frequencies: Vec<f64> =
-        (0..head_dim / 2).map(|pair| theta.powf(-2.0 * pair as f64 / head_dim as f64)).collect();
+/// Radians that pair `i` turns by per position, `theta^(-2i / head_dim)`: `[head_dim / 2]`.
+pub fn rope_frequencies(head_dim: usize, theta: f64) -> Vec<f64> {
+    (0..head_dim / 2).map(|pair| theta.powf(-2.0 * pair as f64 / head_dim as f64)).collect()
+}
+
+/// `scale` times cos and sin of the rotary angles, each `[positions, head_dim / 2]`, computed in `f64`. Pair `i` at
+/// position `p` turns by `p * frequencies[i]`.
+pub fn rope_table(
+    frequencies: &[f64],
+    scale: f64,
+    positions: impl Iterator<Item = u32>,
+) -> (Vec<f32>, Vec<f32>) {
     let angles = positions.flat_map(|position| frequencies.iter().map(move |f| f64::from(position) * f));
-    angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip()
+    angles.map(|angle| ((scale * angle.cos()) as f32, (scale * angle.sin()) as f32)).unzip()
 }
 
 /// Rotates the pairs `(2i, 2i + 1)` of every head of `x`, `[rows, heads, head_dim]`, by row's

@@ -41,7 +41,7 @@ impl Case {
     /// Tokens that the KV cache must hold: every text, and a continuation of it that moves on while the text stays.
     pub fn cache_tokens(&self, stored: &Stored) -> u32 {
         let kept = |window: u32| window.saturating_add(stored.options.max_rows).saturating_mul(2);
-        let each = self.context().min(stored.config.sliding_window.map_or(u32::MAX, kept));
+        let each = self.context().min(stored.config.widest_window().map_or(u32::MAX, kept));
         each.saturating_add(4 * PAGE).saturating_mul(self.n_sequences)
     }
 }

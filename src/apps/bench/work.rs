@@ -116,7 +116,7 @@ impl Pass {
     /// Reading the keys and values that any of the new tokens sees, and writing theirs.
     fn attention(&self, stored: &Stored) -> Work {
         let Stored { config, options, .. } = *stored;
-        let window = config.sliding_window.unwrap_or(u32::MAX);
+        let window = config.widest_window().unwrap_or(u32::MAX);
         let end = self.position + self.tokens;
         let seen = end - (self.position + 1).saturating_sub(window);
         let page = KvCache::bytes(config, options.kv_format, PAGE.into()) as f64 / f64::from(PAGE);

@@ -55,7 +55,7 @@ fn worst_stored(layout: &KvPageLayout, found: &[f32], values: &[f32]) -> f32 {
 /// must be stored exactly, and every value, those of the first head subnormal in `f16`.
 pub async fn rope_kv(test: &mut SelfTest<'_>, shape: AttentionShape) -> Result<()> {
     let [heads, kv_heads, dim] = [shape.heads, shape.kv_heads, shape.head_dim].map(|n| n as usize);
-    let (mut cos, mut sin) = reference::rope_table(dim, 1e4, 7..=7);
+    let (mut cos, mut sin) = reference::rope_table(&reference::rope_frequencies(dim, 1e4), 1.0, 7..=7);
     cos.resize(dim, 0.0);
     sin.resize(dim, 1.0);
     let table: Vec<[f32; 2]> = cos.iter().zip(&sin).map(|(cos, sin)| [*cos, *sin]).collect();
