@@ -2,21 +2,23 @@
 
 mod golden;
 
+use std::collections::HashSet;
+
 use golden::Golden;
-use mistral_wgpu::quant::{BLOCK, FORMATS, Matrix, by_name};
+use mistral_wgpu::quant::{BLOCK, FORMATS, Format, Matrix, by_ggml, by_name};
 use proptest::prelude::*;
 
-/// GGML's block: the scale's two bytes, then the codes.
-fn ggml_bytes(matrix: &Matrix) -> Vec<u8> {
-    let blocks = matrix.codes.chunks(matrix.format.code_words);
-    let mut bytes = Vec::new();
-    for (index, codes) in blocks.enumerate() {
-        if matrix.format.scale_halves == 1 {
-            bytes.extend(matrix.scales[index].to_le_bytes());
-        }
-        bytes.extend(codes.iter().flat_map(|word| word.to_le_bytes()));
+/// A matrix of the bytes that GGML has for it.
+fn from_ggml(format: &'static Format, cols: usize, bytes: &[u8]) -> Matrix {
+    let row_bytes = format.ggml.as_ref().unwrap().row_bytes(cols).unwrap();
+    let mut matrix =
+        Matrix::encode(format, bytes.len() / row_bytes, cols, &vec![0.0; bytes.len() / row_bytes * cols]);
+    let (row_codes, row_scales) = (matrix.codes.len() / matrix.rows, matrix.scales.len() / matrix.rows);
+    for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+        let scales = &mut matrix.scales[row * row_scales..][..row_scales];
+        format.unpack_row(bytes, &mut matrix.codes[row * row_codes..][..row_codes], scales);
     }
-    bytes
+    matrix
 }
 
 #[test]
@@ -24,8 +26,10 @@ fn encodes_as_ggml_to_the_bit() {
     let golden = Golden::open("operations.safetensors");
     let values = golden.f32("blocks");
     for name in ["f16", "bf16", "q8_0", "q4_0"] {
-        let matrix = Matrix::encode(by_name(name).unwrap(), values.len() / 64, 64, &values);
-        assert_eq!(ggml_bytes(&matrix), golden.bytes(name), "{name}");
+        let format = by_name(name).unwrap();
+        let matrix = Matrix::encode(format, values.len() / 64, 64, &values);
+        let expected = from_ggml(format, 64, &golden.bytes(name));
+        assert_eq!((matrix.codes, matrix.scales), (expected.codes, expected.scales), "{name}");
     }
 }
 
@@ -38,6 +42,38 @@ fn decodes_as_ggml_to_the_bit() {
         let decoded: Vec<f32> = (0..matrix.rows).flat_map(|row| matrix.row(row)).collect();
         assert_eq!(decoded, golden.f32(&format!("{name}_decoded")), "{name}");
     }
+}
+
+/// Every bit of GGML's blocks has a place of its own in the planes.
+#[test]
+fn blocks_of_ggml_keep_every_bit() {
+    for format in FORMATS {
+        let Some(ggml) = &format.ggml else { continue };
+        assert_eq!(by_ggml(ggml.id), Some(format));
+        let mut bytes = vec![0; ggml.row_bytes(format.block).unwrap()];
+        assert_eq!(bytes.len(), 4 * format.code_words + 2 * format.scale_halves, "{}", format.name);
+        let mut places = HashSet::new();
+        for bit in 0..8 * bytes.len() {
+            bytes[bit / 8] = 1 << (bit % 8);
+            let matrix = from_ggml(format, format.block, &bytes);
+            bytes[bit / 8] = 0;
+            let ones = |word: u32| (0..32).filter(move |i| word >> i & 1 == 1);
+            let words = matrix.codes.into_iter().chain(matrix.scales.into_iter().map(u32::from));
+            let set: Vec<_> =
+                words.enumerate().flat_map(|(at, word)| ones(word).map(move |i| (at, i))).collect();
+            assert_eq!(set.len(), 1, "{} bit {bit}: {set:?}", format.name);
+            assert!(places.insert(set[0]), "{} bit {bit}", format.name);
+        }
+    }
+    assert_eq!(by_ggml(10), None);
+}
+
+/// A row of three weights, which fills no word and no block of ours.
+#[test]
+fn rows_of_ggml_end_anywhere() {
+    let matrix = from_ggml(by_name("f16").unwrap(), 3, &[0x00, 0x3c, 0x00, 0x40, 0x00, 0xc2]);
+    assert_eq!(matrix.row(0), [1.0, 2.0, -3.0]);
+    assert_eq!(by_name("q8_0").unwrap().ggml.as_ref().unwrap().row_bytes(33), None);
 }
 
 #[test]

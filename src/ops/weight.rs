@@ -41,7 +41,7 @@ pub struct WeightPart {
     pub rows: u32,
     /// `[rows, blocks, code_words]` words.
     pub codes: Buffer,
-    /// `[rows, blocks]` bits of `f16`, two a word, in formats that have scales.
+    /// `[rows, blocks, scale_halves]`, two halves a word, in formats that have scales.
     pub scales: Option<Buffer>,
 }
 
@@ -49,8 +49,8 @@ impl Weight {
     /// Room for a matrix, zeroed.
     ///
     /// # Errors
-    /// [`ErrorKind::OutOfMemory`] when the device has no room or two rows alone exceed a binding; as
-    /// [`Gpu::allocate`].
+    /// [`ErrorKind::Argument`] when the format does not take so many columns; [`ErrorKind::OutOfMemory`] when
+    /// the device has no room or two rows alone exceed a binding; as [`Gpu::allocate`].
     pub fn allocate(gpu: &Gpu, label: &str, format: &'static Format, rows: u32, cols: u32) -> Result<Self> {
         Self::allocate_parts(gpu, label, format, rows, cols, gpu.limits().binding.min(PART_BYTES))
     }
@@ -67,6 +67,10 @@ impl Weight {
         cols: u32,
         part_bytes: u64,
     ) -> Result<Self> {
+        if !format.takes(cols as usize) {
+            let expected = format!("a multiple of {} columns for weights in {}", format.block, format.name);
+            return Err(Error::expected(ErrorKind::Argument, label, expected, cols));
+        }
         let row_bytes = 4 * format.code_words as u64 * format.blocks(cols as usize) as u64;
         let part_rows = (part_bytes / row_bytes.max(1)).min(PART_ROWS) as u32 & !1;
         if part_rows == 0 {
@@ -105,7 +109,7 @@ impl Weight {
     /// # Panics
     /// When the rows do not lie inside, or begin or end where they may not.
     pub fn write_rows(&self, gpu: &Gpu, first_row: u32, codes: &[u32], scales: &[u16]) {
-        let blocks = self.blocks() as usize;
+        let blocks = self.format.blocks(self.cols as usize);
         let (row_codes, row_scales) = (blocks * self.format.code_words, blocks * self.format.scale_halves);
         let end_row = first_row + (codes.len() / row_codes) as u32;
         assert!(first_row.is_multiple_of(2) && end_row <= self.rows, "rows {first_row}..{end_row}");
@@ -138,7 +142,7 @@ impl Weight {
         self.parts.iter().map(WeightPart::bytes).sum()
     }
 
-    /// Blocks in a row.
+    /// Blocks of [`BLOCK`] weights in a row.
     pub(super) fn blocks(&self) -> u32 {
         self.cols.div_ceil(BLOCK as u32)
     }
@@ -195,7 +199,7 @@ pub(super) fn weight_key(shader: &'static str, format: &'static Format) -> Kerne
     let decoder = modules.find(|name| name.strip_prefix("quant/") == Some(format.name));
     KernelKey::new(shader)
         .mount("weight", decoder.expect("every format has its shader"))
-        .constant("CODE_WORDS", format.code_words as u32)
+        .constant("CODE_WORDS", (format.code_words * BLOCK / format.block) as u32)
         .constant("QUADS", QUADS)
 }
 

@@ -1,11 +1,13 @@
-//! Block formats of weights: how 32 neighbouring weights of a row are stored, encoded and decoded.
+//! Block formats of weights: how neighbouring weights of a row are stored, encoded and decoded.
 //!
 //! A weight matrix is two planes, codes and scales, so that every element is aligned to a word:
-//! GGML's own blocks of 18 and 34 bytes are not. The order of blocks is row-major.
+//! GGML's own blocks of 18 and 34 bytes are not. The order of blocks is row-major. GGML's blocks become
+//! a block of either plane by moving bits ([`Ggml`]): nothing is lost, and rows stay independent.
 
 mod bf16;
 mod f16;
 mod f32;
+mod ggml;
 mod matrix;
 mod q4_0;
 mod q8_0;
@@ -13,9 +15,10 @@ mod q8_0;
 use rayon::prelude::*;
 
 pub use f16::round as round_f16;
+pub use ggml::{Ggml, by_ggml};
 pub use matrix::Matrix;
 
-/// Weights in a block, in every format.
+/// Weights that kernels read together: a block of most formats, and a part of every other's.
 pub const BLOCK: usize = 32;
 
 /// One block format.
@@ -23,17 +26,22 @@ pub const BLOCK: usize = 32;
 pub struct Format {
     /// Name on the command line, and of the shader module `quant/<name>` that decodes it.
     pub name: &'static str,
-    /// 32-bit words of codes in a block.
+    /// Weights in a block: [`BLOCK`], or a multiple that has scales in common. Of the latter, rows have
+    /// whole blocks only.
+    pub block: usize,
+    /// 32-bit words of codes in a block; those of [`BLOCK`] weights lie together.
     pub code_words: usize,
-    /// 16-bit scales in a block.
+    /// 16-bit words of scales in a block.
     pub scale_halves: usize,
     /// Encodes a block of finite weights.
-    pub encode: fn(&[f32; BLOCK], codes: &mut [u32], scales: &mut [u16]),
+    pub encode: fn(&[f32], codes: &mut [u32], scales: &mut [u16]),
     /// Decodes a block.
-    pub decode: fn(codes: &[u32], scales: &[u16], &mut [f32; BLOCK]),
+    pub decode: fn(codes: &[u32], scales: &[u16], &mut [f32]),
     /// Largest difference between a weight and its decoded code, relative to the largest magnitude
     /// in the block, for blocks whose scale is a normal `f16`.
     pub error_bound: f32,
+    /// The same format in GGML, if it has it.
+    pub ggml: Option<Ggml>,
 }
 
 /// Every format, most exact first.
@@ -53,12 +61,17 @@ impl PartialEq for Format {
 impl Format {
     /// Bits per weight, scales included.
     pub fn bits_per_weight(&self) -> f32 {
-        (32 * self.code_words + 16 * self.scale_halves) as f32 / BLOCK as f32
+        (32 * self.code_words + 16 * self.scale_halves) as f32 / self.block as f32
+    }
+
+    /// Whether rows of `cols` weights can be in this format.
+    pub fn takes(&self, cols: usize) -> bool {
+        self.block == BLOCK || cols.is_multiple_of(self.block)
     }
 
     /// Blocks in a row of `cols` weights; the last is filled up with zeros.
     pub fn blocks(&self, cols: usize) -> usize {
-        cols.div_ceil(BLOCK)
+        cols.div_ceil(self.block)
     }
 
     /// Bytes of the codes plane and of the scales plane (whole words) of a `[rows, cols]` matrix;
@@ -80,9 +93,10 @@ impl Format {
         assert_eq!(codes.len(), rows * blocks * self.code_words, "codes plane");
         assert_eq!(scales.len(), rows * blocks * self.scale_halves, "scales plane");
         let encode_row = |(row, codes, scales): (&[f32], &mut [u32], &mut [u16])| {
-            for (index, part) in row.chunks(BLOCK).enumerate() {
-                let mut block = [0.0; BLOCK];
+            let mut block = vec![0.0; self.block];
+            for (index, part) in row.chunks(self.block).enumerate() {
                 block[..part.len()].copy_from_slice(part);
+                block[part.len()..].fill(0.0);
                 let codes = &mut codes[index * self.code_words..][..self.code_words];
                 let scales = &mut scales[index * self.scale_halves..][..self.scale_halves];
                 (self.encode)(&block, codes, scales);
@@ -102,8 +116,8 @@ impl Format {
 
     /// Decodes one row of `cols` weights from its part of the planes.
     pub fn decode_row(&self, codes: &[u32], scales: &[u16], out: &mut [f32]) {
-        for (index, part) in out.chunks_mut(BLOCK).enumerate() {
-            let mut block = [0.0; BLOCK];
+        let mut block = vec![0.0; self.block];
+        for (index, part) in out.chunks_mut(self.block).enumerate() {
             let codes = &codes[index * self.code_words..][..self.code_words];
             let scales = &scales[index * self.scale_halves..][..self.scale_halves];
             (self.decode)(codes, scales, &mut block);
