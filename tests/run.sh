@@ -3,6 +3,7 @@
 # where the machine has no driver at all.
 #
 # With --drivers [STEP…] what takes longer and fetches more instead: other drivers, other compilers.
+# With --fuzz SECONDS instead: new hostile files, for so long for each parser.
 set -eu
 cd "$(dirname "$0")/.."
 . examples/setup.sh
@@ -10,6 +11,10 @@ cd "$(dirname "$0")/.."
 if [ "${1:-}" = --drivers ]; then
     shift
     exec sh tests/drivers/run.sh "$@"
+fi
+
+if [ "${1:-}" = --fuzz ]; then
+    FUZZ_SECONDS=${2:?--fuzz SECONDS} exec cargo test --release --locked --test hostile -- --nocapture
 fi
 
 cargo fmt --check

@@ -237,11 +237,31 @@ fn templates_cannot_loop_forever_read_files_or_panic() {
         "{% set ns = namespace(s='ab') %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}";
     let json = "{% set ns = namespace(s=[1]) %}{% for a in range(40) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}";
     let file = "{% include 'tokenizer_config.json' %}";
-    for source in [endless, doubling, json, file, "{{ strftime_now('%Q') }}", "{% if %}", "{{ nothing() }}"] {
+    let long = " ".repeat(70_000);
+    for source in
+        [endless, doubling, json, file, &long, "{{ strftime_now('%Q') }}", "{% if %}", "{{ nothing() }}"]
+    {
         assert_eq!(refusal(source).kind(), ErrorKind::Template, "{source}");
     }
     let refused = refusal("\n{{ raise_exception('Only users, please') }}");
     assert_eq!(refused.to_string(), "chat template, line 2: Only users, please");
+}
+
+#[test]
+fn deep_templates_do_not_overflow_the_stack() {
+    let deepen =
+        "{% set ns = namespace(s=[]) %}{% for a in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}";
+    let sum = format!("{{{{ 1{} }}}}", "+1".repeat(29_000));
+    let brackets = format!("{{{{ {}1{} }}}}", "[".repeat(29_000), "]".repeat(29_000));
+    for source in [
+        deepen,
+        &format!("{deepen}{{{{ ns.s }}}}"),
+        &format!("{deepen}{{{{ ns.s | tojson }}}}"),
+        &sum,
+        &brackets,
+    ] {
+        let _ = template(source).and_then(|template| template.render(&[], false));
+    }
 }
 
 #[test]

@@ -9,9 +9,17 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::path::Path;
+use std::thread;
 
 /// Work that one rendering may do, in minijinja's units (an instruction, or 64 bytes of text): seconds at most.
-const FUEL: u64 = 4_000_000;
+const FUEL: u64 = 1_000_000;
+
+/// Bytes of a template; published ones have some 20,000. minijinja counts columns in 16 bits.
+const LONGEST: usize = 60_000;
+
+/// Stack for compiling and rendering: minijinja recurses along expressions, and along nested values when it
+/// writes or frees them. [`LONGEST`] and [`FUEL`] bound both; only what is used becomes memory.
+const STACK: usize = 1 << 30;
 
 /// Bytes that one `tojson` may write.
 const JSON_LIMIT: usize = 16 << 20;
@@ -85,7 +93,11 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned("chat", source.clone()).map_err(error)?;
+        if source.len() > LONGEST {
+            let expected = format_args!("at most {LONGEST} bytes");
+            return Err(Error::expected(ErrorKind::Template, "chat template", expected, source.len()));
+        }
+        deep(|| environment.add_template_owned("chat", source.clone()))?;
         Ok(Self { environment, tokens, source })
     }
 
@@ -94,12 +106,14 @@ impl ChatTemplate {
     ///
     /// Error ([`ErrorKind::Template`]) with the template's own words if it refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let context = context! {
-            messages => Value::from(Serde(messages)), add_generation_prompt => add_generation_prompt,
-            tools => Value::from(()), documents => Value::from(()),
-            ..Value::from_pairs(self.tokens.iter().filter_map(|(name, token)| Some((name, token.as_ref()?))))
-        };
-        self.environment.get_template("chat").and_then(|template| template.render(context)).map_err(error)
+        deep(|| {
+            let context = context! {
+                messages => Value::from(Serde(messages)), add_generation_prompt => add_generation_prompt,
+                tools => Value::from(()), documents => Value::from(()),
+                ..Value::from_pairs(self.tokens.iter().filter_map(|(name, token)| Some((name, token.as_ref()?))))
+            };
+            self.environment.get_template("chat")?.render(context)
+        })
     }
 
     /// The ids of the conversation: control tokens that the template writes are parsed, look-alikes that a message
@@ -178,6 +192,16 @@ fn mark(text: &str, control: &[&str], marker: char) -> String {
         }
     }
     marked
+}
+
+/// Runs `work` on a thread with a stack of [`STACK`].
+fn deep<T: Send>(work: impl FnOnce() -> Result<T, minijinja::Error> + Send) -> Result<T> {
+    let failed = |cause: &dyn std::fmt::Display| Error::new(ErrorKind::Template, "chat template", cause);
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let result = thread.map_err(|error| failed(&error))?.join();
+        result.map_err(|_| failed(&"the template engine failed"))?.map_err(error)
+    })
 }
 
 /// A failure of the template, in its own words where it has any.

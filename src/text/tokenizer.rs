@@ -48,8 +48,9 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let damaged = |error: &dyn std::fmt::Display| Error::new(ErrorKind::Tokenizer, path.display(), error);
         let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-        let inner = tokenizers::Tokenizer::from_bytes(&text).map_err(|error| damaged(&error))?;
+        // First, since `tokenizers` panics at a decoder that it cannot read.
         let DecoderOnly { decoder } = serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
+        let inner = tokenizers::Tokenizer::from_bytes(&text).map_err(|error| damaged(&error))?;
 
         let pieces = Pieces::new(&decoder, inner.get_vocab(true))?;
         let mut plain = inner.get_added_vocabulary().clone();
