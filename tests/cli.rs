@@ -523,7 +523,7 @@ fn errors_have_a_status_and_a_name() {
     refused(&["logits", "--model", odd, "--output", "x"], 2, "--tokens");
     refused(&["logits", "--model", odd, "--output", "x", "--tokens", "101"], 2, "101");
     refused(&["logits", "--model", odd, "--output", "x", "--tokens-file", "/none"], 1, "/none");
-    refused(&["tokenize", "--model", "synthetic:tiny", "a"], 2, "no tokenizer");
+    refused(&["tokenize", "--model", "synthetic:tiny", "a"], 1, "no tokenizer");
     refused(&["tokenize", "--model", odd, "a"], 1, "tokenizer.json");
     refused(&["tokenize", "--model", texts, "--lines", "no json"], 2, "line 1");
     refused(&["detokenize", "--model", texts, "99999"], 1, "99999");

@@ -42,7 +42,7 @@ pub struct Args {
 pub fn run(args: &Args, json: bool) -> Outcome {
     let source = args.folder.clone().map_or_else(|| args.model.source.get(), Ok)?;
     let config = source.config()?;
-    let checkpoint = source.folder().map(Checkpoint::open).transpose()?;
+    let checkpoint = source.checkpoint()?;
     if let Some(checkpoint) = &checkpoint {
         check(checkpoint, &config)?;
     }

@@ -9,7 +9,6 @@ use std::{
 
 use mistral_wgpu::{
     Error, ErrorKind, Result,
-    checkpoint::Checkpoint,
     generate::ModelSource,
     ops::KvFormat,
     quant::{Format, by_name},
@@ -108,8 +107,7 @@ pub fn run(args: &Args, json: bool) -> Outcome {
 
 /// The type that the weights have in the model's files.
 fn own_format(source: &ModelSource) -> Result<Option<&'static Format>> {
-    let Some(folder) = source.folder() else { return Ok(None) };
-    let checkpoint = Checkpoint::open(folder)?;
+    let Some(checkpoint) = source.checkpoint()? else { return Ok(None) };
     Ok(by_name(&checkpoint.tensor("model.embed_tokens.weight")?.dtype.to_string()))
 }
 

@@ -96,12 +96,10 @@ impl SourceArgs {
     /// The model's tokenizer, without anything else of it.
     ///
     /// # Errors
-    /// As [`Tokenizer::from_dir`]; for a synthetic model.
+    /// As [`ModelSource::tokenizer`]; for a model that has none.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        match self.get()?.folder() {
-            Some(dir) => Tokenizer::from_dir(dir),
-            None => Err(Error::new(ErrorKind::Argument, "model", "a synthetic model has no tokenizer")),
-        }
+        let none = || Error::new(ErrorKind::Tokenizer, "tokenizer.json", "this model has no tokenizer");
+        self.get()?.tokenizer()?.ok_or_else(none)
     }
 }
 

@@ -9,11 +9,10 @@ use std::{
 use mistral_wgpu::{
     Error, Result,
     apps::{Job, PromptFormat, PromptTemplate, Variables},
-    text::{ChatTemplate, Tokenizer},
 };
 use serde_json::json;
 
-use super::{Outcome, model::SourceArgs, usage};
+use super::{Outcome, model::SourceArgs};
 
 /// The prompt.
 #[derive(Debug, clap::Args)]
@@ -46,11 +45,7 @@ impl PromptArgs {
     /// # Errors
     /// As [`template`](Self::template), and for a model without a tokenizer.
     pub fn show(&self, source: &SourceArgs, job: Job, variables: &Variables, json: bool) -> Outcome {
-        let source = source.get()?;
-        let Some(dir) = source.folder() else {
-            return Err(usage("model", "a synthetic model has no tokenizer"));
-        };
-        let (tokenizer, chat) = (Tokenizer::from_dir(dir)?, ChatTemplate::from_dir(dir)?);
+        let (tokenizer, chat) = (source.tokenizer()?, source.get()?.template()?);
         let format = PromptFormat::new(&tokenizer, chat.as_ref());
         let template = self.template()?.unwrap_or_else(|| format.template(job));
         let prompt = format.show(&template.render(variables)?)?;

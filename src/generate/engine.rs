@@ -1,15 +1,11 @@
 //! A loaded model with everything around it, shared by its sessions.
 
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use futures::lock::Mutex;
 
 use super::{
-    Session, StepCounts,
+    ModelSource, Session, StepCounts,
     state::{Current, Plan, State},
 };
 use crate::{
@@ -24,51 +20,6 @@ use crate::{
     quant::{Format, by_name},
     text::{ChatTemplate, Tokenizer},
 };
-
-/// Where a model comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModelSource {
-    /// A Hugging Face folder.
-    Folder(PathBuf),
-    /// Random weights of a known shape, made on the device: `synthetic:NAME`.
-    Synthetic(String),
-}
-
-impl FromStr for ModelSource {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        Ok(match text.strip_prefix("synthetic:") {
-            Some(name) => Self::Synthetic(name.to_owned()),
-            None => Self::Folder(text.into()),
-        })
-    }
-}
-
-impl ModelSource {
-    /// The model's configuration.
-    ///
-    /// # Errors
-    /// As [`ModelConfig::from_dir`]; [`ErrorKind::Argument`] for an unknown synthetic model.
-    pub fn config(&self) -> Result<ModelConfig> {
-        match self {
-            Self::Folder(dir) => ModelConfig::from_dir(dir),
-            Self::Synthetic(name) => ModelConfig::synthetic(name).ok_or_else(|| {
-                let known: Vec<_> = crate::model::SYNTHETIC.iter().map(|model| model.name).collect();
-                let expected = format!("one of {}", known.join(", "));
-                Error::expected(ErrorKind::Argument, "synthetic", expected, format_args!("`{name}`"))
-            }),
-        }
-    }
-
-    /// The model's folder, unless it is synthetic.
-    pub fn folder(&self) -> Option<&Path> {
-        match self {
-            Self::Folder(dir) => Some(dir),
-            Self::Synthetic(_) => None,
-        }
-    }
-}
 
 /// How to load a model.
 #[derive(Debug, Clone, Copy, Default)]
@@ -147,11 +98,8 @@ impl Engine {
             let (needs, has) = (fit.total() >> 20, memory.unwrap_or_default() >> 20);
             tracing::warn!("the model takes {needs} MiB of the device's {has} MiB: see `mistral inspect`");
         }
-        let folder_with = |file: &str| source.folder().filter(|dir| dir.join(file).exists());
-        let tokenizer = folder_with("tokenizer.json").map(Tokenizer::from_dir).transpose()?;
-        let template = source.folder().map(ChatTemplate::from_dir).transpose()?.flatten();
-        let generation =
-            source.folder().map(|dir| GenerationConfig::from_dir(dir, config.vocab_size)).transpose()?;
+        let (tokenizer, template) = (source.tokenizer()?, source.template()?);
+        let generation = source.generation_config(config.vocab_size)?;
         if let Some(tokenizer) =
             tokenizer.as_ref().filter(|tokenizer| tokenizer.vocab_size() > config.vocab_size)
         {
@@ -180,7 +128,7 @@ impl Engine {
         gpu.keep_pipelines();
         Ok(Arc::new(Self {
             plan,
-            generation: generation.unwrap_or_default(),
+            generation,
             tokenizer: tokenizer.map(Arc::new),
             template,
             current: std::sync::Mutex::new(Current::of(&state)),

@@ -10,12 +10,14 @@ mod sampler;
 mod sampling;
 mod score;
 mod session;
+mod source;
 mod state;
 
 pub use batch::{Batch, Generation, generate_all};
-pub use engine::{Engine, EngineOptions, ModelSource, default_format};
+pub use engine::{Engine, EngineOptions, default_format};
 pub use lanes::{Lane, step};
 pub use philox::{philox_4x32, uniform};
 pub use proposer::{PromptLookup, Proposer, Speculate, StepCounts};
 pub use sampler::{Decision, Sampled, Sampler, SamplingParams};
 pub use session::{Finish, GenerateOptions, Piece, Session};
+pub use source::ModelSource;

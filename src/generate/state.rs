@@ -46,7 +46,7 @@ pub(super) struct Current {
 impl Plan {
     /// The checkpoint, unless the model is synthetic.
     pub fn open(source: &ModelSource, config: &ModelConfig) -> Result<Option<Checkpoint>> {
-        let checkpoint = source.folder().map(Checkpoint::open).transpose()?;
+        let checkpoint = source.checkpoint()?;
         checkpoint.iter().try_for_each(|checkpoint| check(checkpoint, config))?;
         Ok(checkpoint)
     }
