@@ -3,14 +3,20 @@
 pub mod bench;
 mod chat;
 mod classify;
+mod divergence;
 mod parts;
+mod perplexity;
 mod prompts;
+mod statistics;
 mod summarize;
 
 pub use chat::{Chat, Turn};
 pub use classify::{Classifier, Score};
+pub use divergence::{Divergence, Shift, divergence};
 pub use parts::parts;
+pub use perplexity::{Perplexity, Windows, perplexity};
 pub use prompts::{Job, PromptFormat, PromptTemplate, Variables};
+pub use statistics::{Distribution, Estimate, Share};
 pub use summarize::{Progress, Summarizer, Summary};
 
 use std::{ops::ControlFlow, pin::pin};

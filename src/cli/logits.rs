@@ -10,6 +10,7 @@ use std::{
 use mistral_wgpu::{
     Error, ErrorKind, Result,
     generate::ModelSource,
+    model::ModelConfig,
     ops::KvFormat,
     quant::{Format, by_name},
 };
@@ -80,13 +81,12 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     let own = own_format(&source)?;
     let exact = ModelArgs { device: args.model.device.clone().exact(), ..args.model.clone() };
     let engine = exact.load_from(&source, |config, options| {
-        let rows = (LOGIT_BYTES / (4 * config.vocab_size.next_multiple_of(32))).max(1) as u32;
         options.weights = options.weights.or(own);
         let model = &mut options.model;
         model.context = args.model.context.unwrap_or(tokens.len() as u32);
         model.kv_format = args.model.kv_cache.unwrap_or(KvFormat::F32);
         model.max_rows = args.chunk;
-        model.max_logit_rows = args.chunk.min(rows);
+        model.max_logit_rows = args.chunk.min(logit_rows(config));
     })?;
     let (logits, states) = block_on(engine.logits(&tokens, args.hidden))?;
 
@@ -105,8 +105,13 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     Ok(write(&args.output, tensors)?)
 }
 
+/// Rows of logits that are had at once, at most.
+pub fn logit_rows(config: &ModelConfig) -> u32 {
+    (LOGIT_BYTES / (4 * config.vocab_size.next_multiple_of(32))).max(1) as u32
+}
+
 /// The type that the weights have in the model's files.
-fn own_format(source: &ModelSource) -> Result<Option<&'static Format>> {
+pub fn own_format(source: &ModelSource) -> Result<Option<&'static Format>> {
     let Some(checkpoint) = source.checkpoint()? else { return Ok(None) };
     Ok(by_name(&checkpoint.tensor("model.embed_tokens.weight")?.dtype.to_string()))
 }

@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod perplexity;
 mod prompt;
 mod sampling;
 mod summarize;
@@ -48,6 +49,7 @@ enum Command {
     Chat(chat::Args),
     Summarize(summarize::Args),
     Classify(classify::Args),
+    Perplexity(perplexity::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Args),
     Detokenize(tokenize::DecodeArgs),
@@ -116,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args, cli.json),
         Command::Summarize(args) => summarize::run(&args, cli.json),
         Command::Classify(args) => classify::run(&args, cli.json),
+        Command::Perplexity(args) => perplexity::run(&args, cli.json),
         Command::Logits(args) => logits::run(&args, cli.json),
         Command::Tokenize(args) => tokenize::run(&args, cli.json),
         Command::Detokenize(args) => tokenize::run_decode(&args, cli.json),

@@ -58,7 +58,8 @@ pub struct ModelArgs {
     pub device: DeviceArgs,
 }
 
-fn format() -> impl TypedValueParser<Value = &'static Format> {
+/// A weight format by its name.
+pub fn format() -> impl TypedValueParser<Value = &'static Format> {
     let names = PossibleValuesParser::new(FORMATS.map(|format| format.name));
     names.map(|name| by_name(&name).expect("a name of the table"))
 }
@@ -147,6 +148,29 @@ impl ModelArgs {
         source: &ModelSource,
         adjust: impl FnOnce(&ModelConfig, &mut EngineOptions),
     ) -> Result<Arc<Engine>> {
+        self.load_on(self.open()?, source, adjust)
+    }
+
+    /// Opens the GPU.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub fn open(&self) -> Result<Arc<Gpu>> {
+        let gpu = block_on(Gpu::open(&self.device.options()))?;
+        tracing::info!(device = gpu.description().name, capabilities = %gpu.capabilities(), "opened");
+        Ok(Arc::new(gpu))
+    }
+
+    /// As [`load_from`](Self::load_from), on an open GPU.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn load_on(
+        &self,
+        gpu: Arc<Gpu>,
+        source: &ModelSource,
+        adjust: impl FnOnce(&ModelConfig, &mut EngineOptions),
+    ) -> Result<Arc<Engine>> {
         let config = source.config()?;
         let mut options = EngineOptions {
             weights: self.weights,
@@ -159,8 +183,6 @@ impl ModelArgs {
             },
         };
         adjust(&config, &mut options);
-        let gpu = Arc::new(block_on(Gpu::open(&self.device.options()))?);
-        tracing::info!(device = gpu.description().name, capabilities = %gpu.capabilities(), "opened");
         let style = |template| ProgressStyle::with_template(template).expect("a valid template");
         let tuning = style("trying kernels {wide_bar} {pos}/{len}");
         let loading = style("loading {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}");

@@ -1,5 +1,7 @@
 //! From logits to candidates.
 
+use std::cmp::Ordering;
+
 /// The logit of a token that must not be chosen: finite, so that sums over it stay numbers.
 pub const FORBIDDEN: f32 = -3.0e38;
 
@@ -60,16 +62,21 @@ pub fn adjust_logits(
 
 /// The id of the largest logit, the lowest of equals.
 pub fn argmax(logits: &[f32]) -> u32 {
-    top_k(logits, 1)[0].0
+    (0..).zip(logits.iter().copied()).min_by(|a, b| order(*a, *b)).map_or(0, |(id, _)| id)
 }
 
 /// The `k` largest logits with their ids, descending, equals by ascending id.
 pub fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
-    let key = |logit: f32| logit + 0.0; // -0.0 becomes its equal 0.0
-    sorted.sort_by(|a, b| key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0)));
+    sorted.sort_by(|a, b| order(*a, *b));
     sorted.truncate(k);
     sorted
+}
+
+/// Descending, equals by ascending id.
+fn order(a: (u32, f32), b: (u32, f32)) -> Ordering {
+    let key = |logit: f32| logit + 0.0; // -0.0 becomes its equal 0.0
+    key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0))
 }
 
 /// `ln Σ exp(logits * scale)`.
