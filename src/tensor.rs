@@ -155,6 +155,15 @@ impl<'a> Activation<'a> {
         stride(self.cols())
     }
 
+    /// The buffers that a kernel reads.
+    pub(crate) fn inputs(self) -> impl Iterator<Item = (&'static str, &'a Buffer)> {
+        let (first, second) = match self {
+            Self::F32(tensor) => (("x", &tensor.buffer), None),
+            Self::Q8(tensor) => (("x_codes", &tensor.codes), Some(("x_scales", &tensor.scales))),
+        };
+        [first].into_iter().chain(second)
+    }
+
     /// The buffers that a kernel writes: `y`, or as `quant/store.wgsl` calls them.
     pub(crate) fn outputs(self) -> impl Iterator<Item = (&'static str, &'a Buffer)> {
         let (first, second) = match self {

@@ -53,7 +53,7 @@ fn rope_kv(
     let cols = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
     let qkv = Tensor::from_values(gpu, "qkv", qkv, cols).unwrap();
     let q = Tensor::zeros(gpu, "q", qkv.rows, shape.heads * shape.head_dim).unwrap();
-    let row = |&(position, slot)| Row { token: 0, position, slot, adapter: 0, partial: 0, partials: 0 };
+    let row = |&(position, slot)| Row { token: 0, position, slot, adapters: 0, partial: 0, partials: 0 };
     let untouched = vec![UNTOUCHED; 2 * shape.page_bytes() as usize / 4];
     let segments: Vec<_> = (0..segments)
         .map(|segment| KvSegment {

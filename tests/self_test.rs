@@ -55,7 +55,14 @@ fn every_variant_passes() {
             ["embedding", "mat_mat", "rms_norm", "residual_add", "swiglu", "rope_kv", "attention_tiled"]
                 .map(|operation| format!("{operation}/baseline"))
                 .into(),
-            ["attention_combine/baseline", "adjust_logits/baseline"].map(str::to_owned).into(),
+            [
+                "attention_combine/baseline",
+                "adjust_logits/baseline",
+                "lora_down/baseline",
+                "lora_up/baseline",
+            ]
+            .map(str::to_owned)
+            .into(),
         ];
         for variant in runnable.concat() {
             assert!(variants.contains(&variant), "{variant} was not tested");
@@ -118,7 +125,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 20] = [
+    let faults: [Fault; 22] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -154,6 +161,12 @@ fn faults_are_found() {
         }),
         ("mat_mat_matrices", "= border[i]", "= border[0]", |variant| variant.starts_with("mat_mat/matrices")),
         ("swiglu", "/ (1.0 + small)", "/ (1.00001 + small)", |variant| of(variant, &["swiglu"])),
+        ("lora_down", "total += partial_sums[i]", "total = partial_sums[i]", |variant| {
+            of(variant, &["lora_down", "lora_up"])
+        }),
+        ("lora", "params.targets_1, part == 1u", "params.targets_0, part == 1u", |variant| {
+            of(variant, &["lora_down", "lora_up"])
+        }),
         ("residual_add", "+= delta", "-= delta", |variant| of(variant, &["residual_add"])),
         ("top_k", "chosen_keys[i] > key", "chosen_keys[i] < key", |variant| of(variant, &["top_k"])),
         ("sample", "mass <= row.draw * total", "mass <= row.draw", |variant| of(variant, &["sample"])),

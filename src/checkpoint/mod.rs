@@ -58,6 +58,16 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Opens one safetensors file, which must not be changed while this value lives.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut checkpoint = Self { dir: path.into(), ..Self::default() };
+        checkpoint.add(path.into())?;
+        Ok(checkpoint)
+    }
+
     fn add(&mut self, path: PathBuf) -> Result<()> {
         let map = files::map(&path)?;
         let entries = safetensors::parse(&path, &map)?;

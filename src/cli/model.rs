@@ -8,7 +8,7 @@ use mistral_wgpu::{
     Error, ErrorKind, Result,
     generate::{Engine, EngineOptions, ModelSource},
     gpu::Gpu,
-    model::{ModelConfig, ModelOptions, Stage},
+    model::{AdapterSource, ModelConfig, ModelOptions, Stage},
     ops::{KvFormat, PAGE, Tune},
     quant::{FORMATS, Format, by_name},
     text::Tokenizer,
@@ -35,6 +35,9 @@ pub struct SourceArgs {
 pub struct ModelArgs {
     #[command(flatten)]
     pub source: SourceArgs,
+    /// A LoRA adapter as PEFT saves it, and how strong it is to be [default: 1]. Several add up.
+    #[arg(long = "adapter", value_name = "DIR[:SCALE]")]
+    pub adapters: Vec<AdapterSource>,
     /// How weights are stored on the GPU [default: the file's own type if that fits, else q8_0, else
     /// q4_0].
     #[arg(long, value_name = "FORMAT", value_parser = format())]
@@ -188,18 +191,19 @@ impl ModelArgs {
         let loading = style("loading {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}");
         let bar = ProgressBar::new(0);
         let mut shown = None;
-        let engine = block_on(Engine::load(gpu, source, &options, &mut |stage, done| {
-            if shown != Some(stage) {
-                let (style, total) = match stage {
-                    Stage::Tuning(operations) => (&tuning, operations),
-                    Stage::Weights(bytes) => (&loading, bytes),
-                };
-                bar.set_style(style.clone());
-                bar.set_length(total);
-                shown = Some(stage);
-            }
-            bar.set_position(done);
-        }));
+        let engine =
+            block_on(Engine::load_with(gpu, source, &self.adapters, &options, &mut |stage, done| {
+                if shown != Some(stage) {
+                    let (style, total) = match stage {
+                        Stage::Tuning(operations) => (&tuning, operations),
+                        Stage::Weights(bytes) => (&loading, bytes),
+                    };
+                    bar.set_style(style.clone());
+                    bar.set_length(total);
+                    shown = Some(stage);
+                }
+                bar.set_position(done);
+            }));
         bar.finish_and_clear();
         let engine = engine?;
         tracing::info!(weights = engine.format().name, "loaded");

@@ -13,8 +13,8 @@ use crate::{
     checkpoint::DType,
     gpu::Gpu,
     model::{
-        Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig, ModelOptions, Progress, Stage,
-        attention_shape, tune_shapes,
+        Adapter, AdapterSet, AdapterSource, Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig,
+        ModelOptions, Progress, Stage, attention_shape, tune_shapes,
     },
     ops::{SelfTestShapes, Tune, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
@@ -80,7 +80,23 @@ impl Engine {
         options: &EngineOptions,
         progress: Progress<'_>,
     ) -> Result<Arc<Self>> {
+        Self::load_with(gpu, source, &[], options, progress).await
+    }
+
+    /// As [`Engine::load`], with adapters that its sessions may choose among; see [`Session::set_adapters`].
+    ///
+    /// # Errors
+    /// As [`Engine::load`] and [`Adapter::open`].
+    pub async fn load_with(
+        gpu: Arc<Gpu>,
+        source: &ModelSource,
+        adapters: &[AdapterSource],
+        options: &EngineOptions,
+        progress: Progress<'_>,
+    ) -> Result<Arc<Self>> {
         let config = source.config()?;
+        // What is wrong with them shows before anything that takes time.
+        adapters.iter().try_for_each(|adapter| Adapter::open(adapter, &config).map(drop))?;
         let checkpoint = Plan::open(source, &config)?;
         let embedding = checkpoint.as_ref().map(|checkpoint| checkpoint.tensor("model.embed_tokens.weight"));
         let dtype = embedding.transpose()?.map_or(DType::F16, |tensor| tensor.dtype);
@@ -115,7 +131,8 @@ impl Engine {
         ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
             progress(Stage::Tuning(total), done);
         })?;
-        let plan = Plan { source: source.clone(), config: config.clone(), format, options: options.model };
+        let (source, adapters) = (source.clone(), adapters.to_vec());
+        let plan = Plan { source, adapters, config: config.clone(), format, options: options.model };
         let loaded = plan.load(gpu.clone(), checkpoint.as_ref(), progress);
         let state = loaded.map_err(|error| match error.kind() {
             // Less than was thought, or than could be known.
@@ -190,9 +207,14 @@ impl Engine {
         self.state.lock().await.as_ref().map(|state| state.counts).unwrap_or_default()
     }
 
-    /// An empty session.
+    /// The adapters, the first of which is number 0.
+    pub fn adapters(&self) -> &[AdapterSource] {
+        &self.plan.adapters
+    }
+
+    /// An empty session, with all adapters.
     pub fn session(self: &Arc<Self>) -> Session {
-        Session::new(self.clone(), self.empty())
+        Session::new(self.clone(), self.empty(AdapterSet::first(self.plan.adapters.len())))
     }
 
     /// Logits of every token, `[tokens, vocab]`, and with `hidden` the hidden states in transformers'

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use futures::{Stream, stream};
 
 use super::{Batch, Engine, Sampled, SamplingParams, Speculate, state::State};
-use crate::{Error, ErrorKind, Result, model::Sequence};
+use crate::{
+    Error, ErrorKind, Result,
+    model::{AdapterSet, Sequence},
+};
 
 /// A text: its tokens, and the keys and values of those computed so far. Tokens are computed when
 /// something depends on them.
@@ -78,6 +81,32 @@ impl Session {
         self.sequence.len() as usize
     }
 
+    /// The adapters that it is computed with.
+    pub fn adapters(&self) -> AdapterSet {
+        self.sequence.adapters()
+    }
+
+    /// Computes the text with other adapters from now on, from its beginning: keys and values depend on them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] when the engine has not so many.
+    pub fn set_adapters(&mut self, adapters: AdapterSet) -> Result<()> {
+        let count = self.engine.adapters().len();
+        if !adapters.is_within(count) {
+            let expected = format!("some of the engine's {count}");
+            return Err(Error::expected(
+                ErrorKind::Argument,
+                "adapters",
+                expected,
+                format_args!("{adapters:?}"),
+            ));
+        }
+        if adapters != self.sequence.adapters() {
+            self.sequence = self.engine.empty(adapters);
+        }
+        Ok(())
+    }
+
     /// Appends tokens; they count as prompt, and so does everything before them.
     pub fn feed(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
@@ -92,7 +121,7 @@ impl Session {
         let common = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
         if common < self.tokens.len() && self.truncate(common).is_err() {
             // The common beginning has partly left the window: begin anew.
-            *self = self.engine.session();
+            *self = Self::new(self.engine.clone(), self.engine.empty(self.sequence.adapters()));
         }
         let kept = self.tokens.len();
         self.feed(&tokens[kept..]);
@@ -186,7 +215,7 @@ impl Session {
         let computed = length.saturating_sub(1) as u32;
         if self.sequence.len() > computed && self.sequence.truncate(computed).is_err() {
             // Too far back for what the window has left: everything is computed anew.
-            self.sequence = self.engine.empty();
+            self.sequence = self.engine.empty(self.sequence.adapters());
         }
     }
 

@@ -12,7 +12,10 @@ use crate::{
     ErrorKind, Result,
     checkpoint::Checkpoint,
     gpu::Gpu,
-    model::{Model, ModelConfig, ModelOptions, Progress, Sequence, Weights, check},
+    model::{
+        Adapter, AdapterSet, AdapterSource, Model, ModelConfig, ModelOptions, Progress, Sequence, Weights,
+        check,
+    },
     quant::Format,
 };
 
@@ -31,6 +34,7 @@ pub(super) struct State {
 /// All that decides what is loaded.
 pub(super) struct Plan {
     pub source: ModelSource,
+    pub adapters: Vec<AdapterSource>,
     pub config: ModelConfig,
     pub format: &'static Format,
     pub options: ModelOptions,
@@ -60,6 +64,9 @@ impl Plan {
     ) -> Result<State> {
         let weights = Weights::allocate(&gpu, &self.config, self.format)?;
         let mut model = Model::new(&gpu, self.config.clone(), weights, self.options)?;
+        let open = |source| Adapter::open(source, &self.config);
+        let adapters = self.adapters.iter().map(open).collect::<Result<Vec<_>>>()?;
+        model.set_adapters(&gpu, &adapters)?;
         model.fill(&gpu, |weights| match checkpoint {
             None => weights.fill_random(&gpu, 0),
             Some(checkpoint) => weights.fill(&gpu, checkpoint, &self.config, progress),
@@ -114,16 +121,16 @@ impl Engine {
         }
     }
 
-    /// A sequence without tokens.
-    pub(super) fn empty(&self) -> Sequence {
-        self.current().empty.fork()
+    /// A sequence without tokens, whose tokens are computed with `adapters`.
+    pub(super) fn empty(&self, adapters: AdapterSet) -> Sequence {
+        self.current().empty.anew(adapters)
     }
 
     /// Empties a sequence whose keys and values were lost with their device.
     pub(super) fn renew(&self, sequence: &mut Sequence) {
         let current = self.current();
         if !sequence.shares_cache(&current.empty) {
-            *sequence = current.empty.fork();
+            *sequence = current.empty.anew(sequence.adapters());
         }
     }
 

@@ -32,6 +32,9 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "kv/page",
     "kv/q4_0",
     "kv/q8_0",
+    "lora",
+    "lora_down",
+    "lora_up",
     "mat_mat",
     "mat_mat_integer",
     "mat_mat_matrices",
@@ -125,6 +128,14 @@ impl KernelKey {
     pub fn constant(mut self, name: &'static str, value: u32) -> Self {
         self.constants.push((name, value));
         self
+    }
+
+    /// Value of a constant.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn value(&self, name: &str) -> u32 {
+        self.constants.iter().find(|(other, _)| *other == name).expect("a constant of the key").1
     }
 
     /// Adds a condition when `on`.

@@ -82,7 +82,8 @@ impl Tables {
         for (index, token) in chunk.tokens.iter().enumerate() {
             let position = first_position + index as u32;
             let slot = sequence.page_of(position) * PAGE + position % PAGE;
-            self.rows.push(Row { token: *token, position, slot, adapter: 0, partial: 0, partials: 0 });
+            let adapters = sequence.adapters().0;
+            self.rows.push(Row { token: *token, position, slot, adapters, partial: 0, partials: 0 });
         }
         let last = self.rows.len() as u32;
         self.logit_rows.extend(match chunk.logits {

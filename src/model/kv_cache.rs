@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::ModelConfig;
+use super::{AdapterSet, ModelConfig};
 use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu, Recording},
@@ -124,6 +124,7 @@ impl KvCache {
             first_page: 0,
             length: 0,
             window: self.window,
+            adapters: AdapterSet::NONE,
         }
     }
 
@@ -203,9 +204,20 @@ pub struct Sequence {
     first_page: u32,
     length: u32,
     window: Option<u32>,
+    adapters: AdapterSet,
 }
 
 impl Sequence {
+    /// A sequence of the same cache without tokens, whose tokens will be computed with `adapters`.
+    pub fn anew(&self, adapters: AdapterSet) -> Self {
+        Self { pool: self.pool.clone(), pages: VecDeque::new(), first_page: 0, length: 0, adapters, ..*self }
+    }
+
+    /// The adapters that its tokens are computed with.
+    pub fn adapters(&self) -> AdapterSet {
+        self.adapters
+    }
+
     /// Tokens so far: the position of the next one.
     pub fn len(&self) -> u32 {
         self.length

@@ -1,6 +1,8 @@
 //! The model: configuration, weights, KV cache, and the transformer's forward pass.
 
 mod activations;
+mod adapter;
+mod adapters;
 mod batch;
 mod config;
 mod families;
@@ -8,6 +10,8 @@ mod fit;
 mod generation_config;
 mod keys;
 mod kv_cache;
+mod linear;
+mod lora_config;
 mod rope;
 mod synthetic;
 mod tensors;
@@ -15,6 +19,7 @@ mod transformer;
 mod tune;
 mod weights;
 
+pub use adapter::{Adapter, AdapterSet, AdapterSource, LowRank};
 pub use batch::{Chunk, FEW_ROWS, LogitRows};
 pub use config::ModelConfig;
 pub use families::{FAMILIES, Family};

@@ -7,17 +7,19 @@ use std::{
 };
 
 use super::{
-    Chunk, FEW_ROWS, KvCache, ModelConfig, Sequence, Weights,
+    Adapter, Chunk, FEW_ROWS, KvCache, ModelConfig, Sequence, Weights,
     activations::{Activations, ProductInput, RopeTable},
+    adapters::Adapters,
     batch::Tables,
+    linear::Linear,
     weights::Layer,
 };
 use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu, Profile, Recording},
     ops::{
-        Attention, Embedding, KvFormat, Matmul, PAGE, Quantize, RmsNorm, RopeKv, RowCount, SAMPLED, Swiglu,
-        Weight, count,
+        Attention, Embedding, KvFormat, LoraFactors, Matmul, PAGE, Quantize, RmsNorm, RopeKv, RowCount,
+        SAMPLED, Swiglu, Weight, count,
     },
     tensor::{Activation, Tensor},
 };
@@ -64,7 +66,7 @@ impl ModelOptions {
     }
 }
 
-/// A model on a device: weights, KV cache, activations and the recordings made so far.
+/// A model on a device: weights, adapters, KV cache, activations and the recordings made so far.
 #[derive(Debug)]
 pub struct Model {
     /// Shape and constants.
@@ -76,6 +78,7 @@ pub struct Model {
     /// Tokens sampled on the device, by slot: chunks refer to them by [`SAMPLED`].
     pub sampled: Buffer,
     weights: Weights,
+    adapters: Adapters,
     cache: KvCache,
     rope: RopeTable,
     activations: Activations,
@@ -89,6 +92,8 @@ struct RecordingKey {
     /// `None`: no logits.
     logit_rows: Option<RowCount>,
     hidden_states: bool,
+    /// Whether any row has adapters.
+    adapters: bool,
 }
 
 fn row_count(rows: usize, slot: usize) -> RowCount {
@@ -118,7 +123,19 @@ impl Model {
         // Steps may be submitted while those before them are under way.
         let sampled = gpu.allocate("sampled", 4 * 4 * u64::from(options.max_logit_rows))?;
         let recordings = HashMap::new();
-        Ok(Self { config, options, logits, sampled, weights, cache, rope, activations, recordings })
+        let adapters = Adapters::default();
+        Ok(Self { config, options, logits, sampled, weights, adapters, cache, rope, activations, recordings })
+    }
+
+    /// Gives it `adapters`, the first of which is number 0, and no others. [`Model::sequence`] has all of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] for more than [`MAX_ADAPTERS`](crate::ops::MAX_ADAPTERS); as [`Adapter::low_rank`] and
+    /// [`Gpu::allocate`].
+    pub fn set_adapters(&mut self, gpu: &Gpu, adapters: &[Adapter]) -> Result<()> {
+        self.adapters = Adapters::new(gpu, &self.config, &self.options, adapters)?;
+        self.recordings.clear();
+        Ok(())
     }
 
     /// Calls `fill` with the weights, and meanwhile, on other threads, records the usual passes, which
@@ -131,7 +148,9 @@ impl Model {
         let (few, one) = (RowCount::Few(1), Some(RowCount::Few(1)));
         // The first part of a long prompt, the last, and generation.
         let usual = [(many, None), (many, one), (few, one)];
-        let usual = usual.map(|(rows, logit_rows)| RecordingKey { rows, logit_rows, hidden_states: false });
+        let (hidden_states, adapters) = (false, self.adapters.count > 0);
+        let usual =
+            usual.map(|(rows, logit_rows)| RecordingKey { rows, logit_rows, hidden_states, adapters });
         let model = &*self;
         let recordings = thread::scope(|scope| {
             let threads = usual.map(|key| scope.spawn(move || model.record(gpu, key)));
@@ -147,9 +166,9 @@ impl Model {
         Ok(())
     }
 
-    /// A sequence without tokens.
+    /// A sequence without tokens, whose tokens are computed with all adapters.
     pub fn sequence(&self) -> Sequence {
-        self.cache.sequence()
+        self.cache.sequence().anew(self.adapters.all())
     }
 
     /// Pages of the KV cache in use.
@@ -203,7 +222,8 @@ impl Model {
     /// As [`Model::forward`].
     pub fn chunk_rows(&mut self, gpu: &Gpu, position: u32) -> Result<u32> {
         let rows = RowCount::many(count::ROWS, self.options.max_rows);
-        let key = RecordingKey { rows, logit_rows: None, hidden_states: false };
+        let adapters = self.adapters.count > 0;
+        let key = RecordingKey { rows, logit_rows: None, hidden_states: false, adapters };
         self.prepare(gpu, key)?;
         let mut counts = vec![0; count::single_items(self.cache.segments())];
         let visible = (position + 1).min(self.config.widest_window().unwrap_or(u32::MAX));
@@ -262,6 +282,7 @@ impl Model {
             rows: row_count(tables.rows.len(), count::ROWS),
             logit_rows: (logit_rows > 0).then(|| row_count(logit_rows, count::LOGIT_ROWS)),
             hidden_states,
+            adapters: tables.rows.iter().any(|row| row.adapters != 0),
         };
         self.prepare(gpu, key)?;
         let counts = tables.counts();
@@ -317,12 +338,15 @@ impl Model {
         let mut delta = None;
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.attention(gpu, rec, delta, layer, index, key)?;
-            self.feed_forward(gpu, rec, layer, key.rows)?;
+            self.feed_forward(gpu, rec, layer, index, key)?;
             delta = Some(&a.delta);
         }
         if let Some(rows) = key.logit_rows {
-            let lm_head = self.linear("lm_head", self.weights.lm_head(), &a.final_norm, &self.logits, rows);
             let (weight, row_ids) = (&self.weights.norm, Some(&a.logit_rows));
+            let adapters = self.adapters.lm_head.as_ref().filter(|_| key.adapters);
+            let lm_head =
+                self.linear("lm_head", self.weights.lm_head(), adapters, &a.final_norm, &self.logits, rows);
+            let lm_head = Linear { row_ids, ..lm_head };
             let wanted = lm_head.input(gpu)?;
             // The last of the hidden states.
             let y = if key.hidden_states { Activation::F32(&a.final_norm.f32) } else { wanted };
@@ -359,8 +383,9 @@ impl Model {
     ) -> Result<()> {
         let a = &self.activations;
         let segments = &self.cache.layers[index];
+        let adapters = self.adapters.layer(index, key.adapters);
         let (rows, shape) = (&a.rows, self.cache.shape);
-        let qkv = self.linear("qkv", &layer.qkv, &a.normed, &a.qkv, key.rows);
+        let qkv = self.linear("qkv", &layer.qkv, adapters.qkv.as_ref(), &a.normed, &a.qkv, key.rows);
         self.norm(gpu, recording, delta, &layer.input_norm, qkv.input(gpu)?)?;
         if key.hidden_states {
             recording.copy(&a.x.buffer, &a.hidden_states[index].buffer);
@@ -368,7 +393,7 @@ impl Model {
         qkv.record(gpu, recording)?;
         RopeKv { qkv: &a.qkv, q: &a.q, rows, rope: &self.rope.table, segments, shape }
             .record(gpu, recording)?;
-        let o = self.linear("o", &layer.o, &a.attended, &a.delta, key.rows);
+        let o = self.linear("o", &layer.o, adapters.o.as_ref(), &a.attended, &a.delta, key.rows);
         let wanted = o.input(gpu)?;
         let y = if shape.whole_blocks() { wanted } else { Activation::F32(&a.attended.f32) };
         Attention {
@@ -394,27 +419,34 @@ impl Model {
         gpu: &Gpu,
         recording: &mut Recording,
         layer: &Layer,
-        rows: RowCount,
+        index: usize,
+        key: RecordingKey,
     ) -> Result<()> {
         let a = &self.activations;
-        let gate_up = self.linear("gate_up", &layer.gate_up, &a.normed, &a.gate_up, rows);
-        let down = self.linear("down", &layer.down, &a.intermediate, &a.delta, rows);
+        let (adapters, rows) = (self.adapters.layer(index, key.adapters), key.rows);
+        let gate_up =
+            self.linear("gate_up", &layer.gate_up, adapters.gate_up.as_ref(), &a.normed, &a.gate_up, rows);
+        let down = self.linear("down", &layer.down, adapters.down.as_ref(), &a.intermediate, &a.delta, rows);
         self.norm(gpu, recording, Some(&a.delta), &layer.post_attention_norm, gate_up.input(gpu)?)?;
         gate_up.record(gpu, recording)?;
         Swiglu { gate_up: &a.gate_up, y: down.input(gpu)? }.record(gpu, recording)?;
         down.record(gpu, recording)
     }
 
-    /// `y = x · weightᵀ`.
+    /// `y = x · weightᵀ`, and what `adapters` add to it.
     fn linear<'a>(
         &'a self,
         label: &'static str,
         weight: &'a Weight,
+        adapters: Option<&'a LoraFactors>,
         x: &'a ProductInput,
         y: &'a Tensor,
         rows: RowCount,
-    ) -> Matmul<'a> {
-        Matmul { weight, x: &x.f32, x_q8: Some(&x.q8), y, rows, counts: &self.activations.counts, label }
+    ) -> Linear<'a> {
+        let a = &self.activations;
+        let (x, x_q8, counts) = (&x.f32, Some(&x.q8), &a.counts);
+        let product = Matmul { weight, x, x_q8, y, rows, counts, label };
+        Linear { product, adapters: adapters.zip(self.adapters.h.as_ref()), rows: &a.rows, row_ids: None }
     }
 }
 

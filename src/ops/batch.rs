@@ -1,6 +1,9 @@
 //! What the host tells the kernels about a batch: small tables of plain structs.
 
-use crate::uniform;
+use crate::{
+    gpu::{Cost, Extent},
+    uniform,
+};
 
 /// Tokens in a page of the KV cache.
 pub const PAGE: u32 = 32;
@@ -25,8 +28,8 @@ uniform! {
         position: u32,
         /// Where its key and value go: page × [`PAGE`] + place in the page, over all segments.
         slot: u32,
-        /// Index of the adapter that applies to it.
-        adapter: u32,
+        /// The adapters that apply to it: bit `i` stands for adapter `i`.
+        adapters: u32,
         /// Its first partial attention result.
         partial: u32,
         /// Number of its partial attention results, stored one after the other.
@@ -77,6 +80,22 @@ impl RowCount {
     pub fn many(slot: usize, rows: u32) -> Self {
         let most = Self::MANY.into_iter().find(|most| rows <= *most).expect("the last is the largest number");
         Self::Many { slot, most }
+    }
+
+    /// Workgroups of a grid with one for each row.
+    pub(super) fn extent(self) -> Extent {
+        match self {
+            Self::Few(rows) => Extent::Fixed(rows),
+            Self::Many { slot, .. } => Extent::Count { slot, per: 1 },
+        }
+    }
+
+    /// Work of `each` for each row.
+    pub(super) fn cost(self, each: f64) -> Cost {
+        match self {
+            Self::Few(rows) => Cost { fixed: f64::from(rows) * each, ..Cost::default() },
+            Self::Many { slot, .. } => Cost { fixed: 0.0, slot, each },
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod attention;
 mod batch;
 mod embedding;
 mod kv;
+mod lora;
 mod mat_mat;
 mod mat_vec;
 mod matmul;
@@ -27,6 +28,7 @@ pub use attention::{ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attent
 pub use batch::{KEY_SPLIT, PAGE, QUERY_TILE, Row, RowCount, SAMPLED, WorkItem, count};
 pub use embedding::{EMBEDDING, Embedding};
 pub use kv::{AttentionShape, KvFormat, KvSegment};
+pub use lora::{LORA_DOWN, LORA_UP, Lora, LoraDownShape, LoraFactors, LoraParts, LoraUpShape, MAX_ADAPTERS};
 pub use mat_mat::{MAT_MAT, MatMatShape, rounds_to_f16};
 pub use mat_vec::{MAT_VEC, MatVecShape};
 pub use matmul::Matmul;

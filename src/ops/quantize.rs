@@ -3,7 +3,7 @@
 use super::{Operation, RowCount, Variant};
 use crate::{
     Result,
-    gpu::{Cost, Extent, Gpu, KernelKey, Recording, Step},
+    gpu::{Extent, Gpu, KernelKey, Recording, Step},
     tensor::{Activation, Q8Tensor, Tensor},
     uniform,
 };
@@ -49,16 +49,8 @@ impl Quantize<'_> {
         let params = gpu.uniform(&QuantizeParams { stride })?;
         let mut bindings = vec![("params", &params), ("x", &self.x.buffer)];
         bindings.extend(Activation::Q8(self.q8).outputs());
-        let row_bytes = 5.25 * f64::from(stride);
-        let (rows, cost) = match self.rows {
-            RowCount::Few(rows) => {
-                (Extent::Fixed(rows), Cost { fixed: f64::from(rows) * row_bytes, ..Cost::default() })
-            }
-            RowCount::Many { slot, .. } => {
-                (Extent::Count { slot, per: 1 }, Cost { fixed: 0.0, slot, each: row_bytes })
-            }
-        };
-        let grid = [rows, Extent::Fixed(stride.div_ceil(WORKGROUP)), Extent::Fixed(1)];
+        let cost = self.rows.cost(5.25 * f64::from(stride));
+        let grid = [self.rows.extent(), Extent::Fixed(stride.div_ceil(WORKGROUP)), Extent::Fixed(1)];
         recording.push(Step::new(gpu, "quantize", kernel, &bindings, grid, cost)?);
         Ok(())
     }

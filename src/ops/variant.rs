@@ -128,6 +128,14 @@ pub fn compositions() -> Vec<KernelKey> {
         attention()
             .flat_map(move |attention| formats.map(|format| AttentionCombineShape { attention, format }))
     };
+    let lora_up = || {
+        [4, 8, 24, 64].into_iter().flat_map(|ranks| [false, true].map(|gather| LoraUpShape { ranks, gather }))
+    };
+    let lora_down = || {
+        let of_format =
+            |LoraUpShape { ranks, gather }| formats.map(|format| LoraDownShape { ranks, format, gather });
+        lora_up().flat_map(of_format)
+    };
     [
         keys(&RMS_NORM, rms_norm()),
         keys(&EMBEDDING, FORMATS),
@@ -139,6 +147,8 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&ATTENTION_SINGLE, attention()),
         keys(&ATTENTION_TILED, attention()),
         keys(&ATTENTION_COMBINE, combine()),
+        keys(&LORA_DOWN, lora_down()),
+        keys(&LORA_UP, lora_up()),
         keys(&SWIGLU, formats),
         keys(&RESIDUAL_ADD, [()]),
         keys(&ADJUST_LOGITS, [()]),

@@ -6,6 +6,7 @@ mod attention;
 mod kv_page;
 mod linear;
 mod logits;
+mod lora;
 mod rope;
 mod sample;
 
@@ -14,5 +15,6 @@ pub use attention::{AttentionShape, attention, f16_load, f16_store};
 pub use kv_page::{KvPageLayout, KvSide};
 pub use linear::{embedding, matmul, quantize};
 pub use logits::{FORBIDDEN, Penalties, TokenAdjustment, adjust_logits, argmax, log_sum_exp, top_k};
+pub use lora::lora;
 pub use rope::{rope, rope_frequencies, rope_table};
 pub use sample::Filters;

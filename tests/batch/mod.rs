@@ -182,7 +182,7 @@ pub fn batch(
                     token: 0,
                     position,
                     slot: 0,
-                    adapter: 0,
+                    adapters: 0,
                     partial: partials + row * split,
                     partials: split,
                 });

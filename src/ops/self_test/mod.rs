@@ -5,6 +5,7 @@
 mod attention;
 mod linear;
 mod logits;
+mod lora;
 mod output;
 mod pointwise;
 
@@ -55,6 +56,7 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
     linear::quantize(&mut test).await?;
     linear::mat_vec(&mut test, shapes.weights).await?;
     linear::mat_mat(&mut test, shapes.weights).await?;
+    lora::lora(&mut test).await?;
     pointwise::rms_norm(&mut test).await?;
     pointwise::residual_add(&mut test).await?;
     pointwise::swiglu(&mut test).await?;
