@@ -161,7 +161,7 @@ fn links_are_followed() {
 
 #[test]
 fn a_folder_without_weights_says_so() {
-    let dir = folder("consolidated.safetensors", b"");
+    let dir = folder("adapter_model.safetensors", b"");
     let name = dir.path().to_str().unwrap();
     assert_names(
         Checkpoint::open(dir.path()),

@@ -1,10 +1,13 @@
-//! Files on disk to named tensors: the weights of a Hugging Face folder, memory-mapped and checked.
+//! Files on disk to named tensors: the weights of a model folder, memory-mapped and checked, by the names that
+//! Hugging Face gives them whatever the layout.
 //!
 //! Nothing in a folder is trusted. Whatever [`Checkpoint::open`] accepts can be read without further checks
 //! of offsets, sizes or overflow; whether the tensors are those of a model is
 //! [`model::check`](crate::model::check)'s question.
 
+mod consolidated;
 mod files;
+mod layout;
 mod safetensors;
 mod shards;
 mod view;
@@ -17,6 +20,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 pub(crate) use files::read_text;
+pub use layout::{Layout, Rotary};
 pub use view::{DType, TensorView};
 
 use crate::{Error, ErrorKind, Result};
@@ -25,6 +29,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Default)]
 pub struct Checkpoint {
     dir: PathBuf,
+    layout: Layout,
     files: Vec<(PathBuf, Mmap)>,
     tensors: BTreeMap<String, Location>,
 }
@@ -39,17 +44,25 @@ struct Location {
 }
 
 impl Checkpoint {
-    /// Opens the safetensors files of a folder: the shards that `model.safetensors.index.json` names, or else
-    /// every `model*.safetensors`. The files must not be changed while this value lives, since they are
-    /// mapped.
+    /// Opens the safetensors files of a folder in the layout that [`Layout::of`] finds there: the shards that
+    /// the index names, or else every `model*.safetensors` (`consolidated*.safetensors`). The files must not be
+    /// changed while this value lives, since they are mapped.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] where a file cannot be read, [`ErrorKind::Checkpoint`] where one is damaged, holds a
     /// type other than [`DType`]'s, repeats a tensor, or is not what the index promises.
     pub fn open(dir: &Path) -> Result<Self> {
-        let mut checkpoint = Self { dir: dir.into(), ..Self::default() };
-        let index = shards::Index::read(dir)?;
-        for path in index.as_ref().map_or_else(|| shards::list(dir), shards::Index::shards)? {
+        Self::open_layout(dir, Layout::of(dir)?)
+    }
+
+    /// As [`open`](Self::open), with the layout given.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_layout(dir: &Path, layout: Layout) -> Result<Self> {
+        let mut checkpoint = Self { dir: dir.into(), layout, ..Self::default() };
+        let index = shards::Index::read(dir, layout)?;
+        for path in index.as_ref().map_or_else(|| shards::list(dir, layout), shards::Index::shards)? {
             checkpoint.add(path)?;
         }
         if let Some(index) = index {
@@ -74,7 +87,7 @@ impl Checkpoint {
         let file = self.files.len();
         self.files.push((path, map));
         for safetensors::Entry { name, dtype, shape, bytes } in entries {
-            match self.tensors.entry(name) {
+            match self.tensors.entry(self.layout.rename(&name)) {
                 Entry::Vacant(place) => place.insert(Location { file, dtype, shape, bytes }),
                 Entry::Occupied(other) => {
                     let found = format_args!("another in {}", self.files[other.get().file].0.display());
@@ -85,6 +98,11 @@ impl Checkpoint {
             };
         }
         Ok(())
+    }
+
+    /// Which rows of q and k turn together.
+    pub fn rotary(&self) -> Rotary {
+        self.layout.rotary()
     }
 
     /// The files, in the order in which they were opened.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use super::Checkpoint;
 use super::files::read_text;
+use super::{Checkpoint, Layout};
 use crate::{Error, ErrorKind, Result};
 
-/// `model.safetensors.index.json`: which shard holds which tensor.
+/// `model.safetensors.index.json`, or `consolidated…`: which shard holds which tensor.
 #[derive(serde::Deserialize)]
 pub(super) struct Index {
     #[serde(skip)]
@@ -16,9 +16,9 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Reads the folder's index, if it has one.
-    pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join("model.safetensors.index.json");
+    /// Reads the index of a layout, if the folder has one.
+    pub fn read(dir: &Path, layout: Layout) -> Result<Option<Self>> {
+        let path = dir.join(format!("{}.safetensors.index.json", layout.stem()));
         if !path.exists() {
             return Ok(None);
         }
@@ -56,7 +56,8 @@ impl Index {
     /// Checks that each tensor is in the shard that the index promises.
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
         for (name, shard) in &self.weight_map {
-            let found = checkpoint.get(name).and_then(|tensor| tensor.file.file_name());
+            let found =
+                checkpoint.get(&checkpoint.layout.rename(name)).and_then(|tensor| tensor.file.file_name());
             if found != Some(shard.as_ref()) {
                 let found = found.map_or("no such tensor".into(), |file| format!("it in {file:?}"));
                 let expected = format_args!("the tensor in {shard:?}");
@@ -68,22 +69,38 @@ impl Index {
     }
 }
 
-/// The safetensors files of a folder without an index, sorted: those named as transformers names them,
-/// `model*`. Others that may lie there (`consolidated*` with Mistral's own tensor names, adapters) are not
-/// shards.
-pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut shards = Vec::new();
-    for file in dir.read_dir().map_err(|e| Error::io(dir, e))? {
-        let file = file.map_err(|e| Error::io(dir, e))?;
-        let name = file.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with("model") && name.ends_with(".safetensors")) {
-            shards.push(file.path());
-        }
+/// The safetensors files of a folder without an index, sorted: those named as the layout names them. Others
+/// that may lie there (adapters) are not shards.
+///
+/// # Errors
+/// [`ErrorKind::Checkpoint`] where there are none, with advice where the weights are in pickle files.
+pub(super) fn list(dir: &Path, layout: Layout) -> Result<Vec<PathBuf>> {
+    let names = names(dir)?;
+    let shards: Vec<_> =
+        names.iter().filter(|name| layout.is_shard(name)).map(|name| dir.join(name)).collect();
+    if !shards.is_empty() {
+        return Ok(shards);
     }
-    if shards.is_empty() {
-        let expected = "model.safetensors, or model-*.safetensors shards";
-        return Err(Error::expected(ErrorKind::Checkpoint, dir.display(), expected, "none"));
+    let pickle = |name: &&String| {
+        [("consolidated", ".pth"), ("pytorch_model", ".bin")]
+            .iter()
+            .any(|(stem, end)| name.starts_with(stem) && name.ends_with(end))
+    };
+    if let Some(name) = names.iter().find(pickle) {
+        let message = "a pickle file, which can run any code when it is opened, is not read; take the model's \
+                       .safetensors files instead (the same repository, or a newer one, mostly has them)";
+        return Err(Error::new(ErrorKind::Checkpoint, dir.join(name).display(), message));
     }
-    shards.sort();
-    Ok(shards)
+    let expected = "model.safetensors, model-*.safetensors shards, or consolidated*.safetensors";
+    Err(Error::expected(ErrorKind::Checkpoint, dir.display(), expected, "none"))
+}
+
+/// The names of a folder's entries, sorted, as far as they are Unicode.
+pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = dir.read_dir().map_err(|e| Error::io(dir, e))?;
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+    let names: Vec<_> = names.collect::<std::io::Result<_>>().map_err(|e| Error::io(dir, e))?;
+    let mut names: Vec<_> = names.into_iter().flatten().collect();
+    names.sort();
+    Ok(names)
 }

@@ -3,6 +3,7 @@
 use super::{Adapter, AdapterSet, ModelConfig, ModelOptions, Rows};
 use crate::{
     Error, ErrorKind, Result,
+    checkpoint::Rotary,
     gpu::{Buffer, Gpu},
     ops::{LoraFactors, LoraParts, MAX_ADAPTERS},
     quant::BLOCK,
@@ -71,7 +72,7 @@ impl Adapters {
             Ok(LayerAdapters {
                 qkv: load(
                     &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-                    Rows::qkv(config),
+                    Rows::qkv(config, Rotary::Halves),
                     qkv,
                     hidden,
                 )?,

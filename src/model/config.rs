@@ -59,14 +59,27 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads `config.json` of a model folder, as transformers 4 or 5 writes it.
+    /// Reads `config.json` of a model folder, as transformers 4 or 5 writes it, or else Mistral's `params.json`.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind) where the file cannot be read; otherwise those of
-    /// [`from_json`](Self::from_json).
+    /// [`from_json`](Self::from_json) and [`from_params`](Self::from_params).
     pub fn from_dir(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
+        let (path, params) = (dir.join("config.json"), dir.join("params.json"));
+        if !path.exists() && params.exists() {
+            return Self::from_params(&read_text(&params)?, &params.to_string_lossy());
+        }
         Self::from_json(&read_text(&path)?, &path.to_string_lossy())
+    }
+
+    /// Reads the text of Mistral's `params.json`; `subject` names it in errors, keys are called as in
+    /// `config.json`.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json); also for a model that is more than a language model.
+    pub fn from_params(json: &str, subject: &str) -> Result<Self> {
+        let config = super::params::config_json(json, subject)?;
+        Self::from_json(&config, &format!("{subject}, read as config.json"))
     }
 
     /// Reads the text of a `config.json`; `subject` names it in errors.

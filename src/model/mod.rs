@@ -12,6 +12,7 @@ mod keys;
 mod kv_cache;
 mod linear;
 mod lora_config;
+mod params;
 mod rope;
 mod synthetic;
 mod tensors;

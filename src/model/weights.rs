@@ -3,7 +3,7 @@
 use super::ModelConfig;
 use crate::{
     Error, ErrorKind, Result,
-    checkpoint::{Checkpoint, TensorView},
+    checkpoint::{Checkpoint, Rotary, TensorView},
     gpu::{Buffer, Gpu},
     ops::Weight,
     quant::Format,
@@ -121,7 +121,7 @@ impl Weights {
     ) -> Result<()> {
         let total = checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
         let mut loader = Loader { gpu, checkpoint, progress, done: 0, total, unflushed: 0 };
-        let qkv = Rows::qkv(config);
+        let qkv = Rows::qkv(config, checkpoint.rotary());
         for (index, layer) in self.layers.iter().enumerate() {
             let name = |suffix: &str| format!("model.layers.{index}.{suffix}.weight");
             let attention = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj")));
@@ -199,24 +199,27 @@ pub enum Rows {
     /// Those of the one tensor.
     Same,
     /// Heads of q, k and v. The rotated ones, of q and k, have the dimensions that turn together side by
-    /// side, where Hugging Face has them half a head apart: `2i` is `i`, `2i + 1` is `i + head_dim / 2`.
+    /// side, where Hugging Face has them half a head apart: `2i` is `i`, `2i + 1` is `i + span / 2`.
     /// Scores are the same, for q and k agree.
     Qkv {
         /// Rows of q, and of k.
         parts: [usize; 2],
-        /// Dimensions of a head.
-        head_dim: usize,
+        /// Rows within which order changes: those of a head, or 2 where neighbours turn together already.
+        span: usize,
     },
     /// Gate and up in turns.
     GateUp,
 }
 
 impl Rows {
-    /// [`Rows::Qkv`] of a model.
-    pub fn qkv(config: &ModelConfig) -> Self {
-        let head_dim = config.head_dim;
-        let parts = [config.num_attention_heads, config.num_key_value_heads].map(|heads| heads * head_dim);
-        Self::Qkv { parts, head_dim }
+    /// [`Rows::Qkv`] of a model from a checkpoint with `rotary` rows.
+    pub fn qkv(config: &ModelConfig, rotary: Rotary) -> Self {
+        let heads = [config.num_attention_heads, config.num_key_value_heads];
+        let span = match rotary {
+            Rotary::Halves => config.head_dim,
+            Rotary::Neighbours => 2,
+        };
+        Self::Qkv { parts: heads.map(|heads| heads * config.head_dim), span }
     }
 
     /// Number of the tensor that row `row` comes from, and the row there.
@@ -224,9 +227,9 @@ impl Rows {
         match self {
             Self::Same => (0, row),
             Self::GateUp => (row % 2, row / 2),
-            Self::Qkv { parts: [q, k], head_dim } => {
-                let dim = row % head_dim;
-                let turned = row - dim + dim / 2 + dim % 2 * (head_dim / 2);
+            Self::Qkv { parts: [q, k], span } => {
+                let dim = row % span;
+                let turned = row - dim + dim / 2 + dim % 2 * (span / 2);
                 match row {
                     _ if row < q => (0, turned),
                     _ if row < q + k => (1, turned - q),
