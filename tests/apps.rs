@@ -16,7 +16,7 @@ use mistral_wgpu::{
     ops::Tune,
     quant::by_name,
     reference::log_sum_exp,
-    text::{ChatTemplate, Encode, Message, Tokenizer},
+    text::{ChatFormat, Encode, Message, Tokenizer},
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -96,8 +96,8 @@ proptest! {
 
 #[test]
 fn prompts_are_those_the_demo_model_learned() {
-    let tokenizer = Tokenizer::from_dir(DEMO.as_ref()).unwrap();
-    let chat = ChatTemplate::from_dir(DEMO.as_ref()).unwrap().unwrap();
+    let tokenizer = Tokenizer::from_dir(DEMO.as_ref()).unwrap().unwrap();
+    let chat = ChatFormat::from_dir(DEMO.as_ref(), &tokenizer).unwrap().unwrap();
     let format = PromptFormat::new(&tokenizer, Some(&chat));
     let variables = Variables { text: "A b </s> c.", labels: &labels(), style: "one sentence", words: None };
     let request = format.template(Job::Summarize).render(&variables).unwrap();

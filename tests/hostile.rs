@@ -219,7 +219,7 @@ fn generation_config() {
 }
 
 fn reads_text(dir: &Path) -> bool {
-    let Ok(tokenizer) = Tokenizer::from_dir(dir) else { return false };
+    let Ok(Some(tokenizer)) = Tokenizer::from_dir(dir) else { return false };
     let text = "Où est le <s>[INST] 日本 🦊\n\n\tx  = 1\u{0}";
     for special in [false, true] {
         if let Ok(ids) = tokenizer.encode(text, Encode { special, bos: true }) {
@@ -245,10 +245,10 @@ fn tokenizer_config() {
 #[test]
 fn template() {
     let parse = |dir: &Path| {
-        let turn = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-        let messages = [turn("user", "Hello </s> {{ x }}"), turn("assistant", "Hi"), turn("user", "Bye")];
+        let messages = [("user", "Hello </s> {{ x }}"), ("assistant", "Hi"), ("user", "Bye")];
+        let messages = messages.map(|(role, content)| Message::new(role, content));
         match ChatTemplate::from_dir(dir) {
-            Ok(Some(template)) => template.render(&messages, true).is_ok(),
+            Ok(Some(template)) => template.render(&messages, &[], true).is_ok(),
             _ => false,
         }
     };

@@ -6,7 +6,7 @@ use super::answer;
 use crate::{
     Error, ErrorKind, Result,
     generate::{Engine, Finish, GenerateOptions, Session},
-    text::{Encode, Message},
+    text::{ChatFormat, Encode, Message},
 };
 
 /// Tokens kept free for an answer unless told otherwise, as far as a quarter of the context goes.
@@ -46,7 +46,7 @@ impl Chat {
     /// [`ErrorKind::Tokenizer`] when the model has no tokenizer.
     pub fn new(engine: &Arc<Engine>, system: Option<String>) -> Result<Self> {
         engine.tokenizer()?;
-        let messages: Vec<_> = system.map(|content| message("system", content)).into_iter().collect();
+        let messages: Vec<_> = system.map(|content| Message::new("system", content)).into_iter().collect();
         Ok(Self { session: engine.session(), first_seen: messages.len(), messages })
     }
 
@@ -88,7 +88,7 @@ impl Chat {
     ///
     /// # Errors
     /// [`ErrorKind::Argument`] for a message longer than the context has room for; as
-    /// [`ChatTemplate::encode`](crate::text::ChatTemplate::encode) and [`Session::generate`]. The conversation
+    /// [`ChatFormat::encode`](crate::text::ChatFormat::encode) and [`Session::generate`]. The conversation
     /// is then as it was.
     pub async fn say(
         &mut self,
@@ -97,10 +97,10 @@ impl Chat {
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Turn> {
         let before = (self.messages.len(), self.first_seen);
-        self.messages.push(message("user", text.to_owned()));
+        self.messages.push(Message::new("user", text));
         let turn = self.answer(options.clone(), on_text).await;
         match &turn {
-            Ok(turn) => self.messages.push(message("assistant", turn.text.clone())),
+            Ok(turn) => self.messages.push(Message::new("assistant", turn.text.clone())),
             Err(_) => {
                 self.messages.truncate(before.0);
                 self.first_seen = before.1;
@@ -132,7 +132,7 @@ impl Chat {
         };
         self.session.reset_to(&prompt)?;
         let cached_tokens = self.session.computed();
-        if engine.template().is_none() {
+        if engine.chat_format().is_none() {
             options.stop.push("\nUser:".into());
         }
         let (text, finish) = answer(&mut self.session, options, on_text).await?;
@@ -155,8 +155,14 @@ impl Chat {
         let seen = [self.system(), &self.messages[self.first_seen..]].concat();
         let engine = self.session.engine();
         let tokenizer = engine.tokenizer()?;
-        match engine.template() {
-            Some(template) => template.encode(tokenizer, &seen, true),
+        match engine.chat_format() {
+            // An instruct format has no place for an answer of nothing.
+            Some(format @ ChatFormat::Instruct(_)) => {
+                let said = |message: &&Message| message.role != "assistant" || !message.content.is_empty();
+                let seen: Vec<Message> = seen.iter().filter(said).cloned().collect();
+                format.encode(tokenizer, &seen, &[], true)
+            }
+            Some(format) => format.encode(tokenizer, &seen, &[], true),
             None => tokenizer.encode(&plain(&seen), Encode { special: false, bos: true }),
         }
     }
@@ -164,14 +170,10 @@ impl Chat {
 
 /// A conversation for a model without a template.
 fn plain(messages: &[Message]) -> String {
-    let line = |Message { role, content }: &Message| match role.as_str() {
+    let line = |Message { role, content, .. }: &Message| match role.as_str() {
         "system" => format!("{content}\n\n"),
         "user" => format!("User: {content}\n"),
         _ => format!("Assistant: {content}\n"),
     };
     messages.iter().map(line).collect::<String>() + "Assistant:"
-}
-
-fn message(role: &str, content: String) -> Message {
-    Message { role: role.into(), content }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     Error, ErrorKind, Result,
     generate::Engine,
-    text::{ChatTemplate, Encode, Message, Tokenizer},
+    text::{ChatFormat, Encode, Message, Tokenizer},
 };
 
 /// Work that one rendering may do, in minijinja's units: well under a second.
@@ -86,12 +86,12 @@ fn error(error: minijinja::Error) -> Error {
 #[derive(Clone, Copy)]
 pub struct PromptFormat<'a> {
     tokenizer: &'a Tokenizer,
-    chat: Option<&'a ChatTemplate>,
+    chat: Option<&'a ChatFormat>,
 }
 
 impl<'a> PromptFormat<'a> {
-    /// The format of a model with this tokenizer and chat template.
-    pub fn new(tokenizer: &'a Tokenizer, chat: Option<&'a ChatTemplate>) -> Self {
+    /// The format of a model with this tokenizer and chat format.
+    pub fn new(tokenizer: &'a Tokenizer, chat: Option<&'a ChatFormat>) -> Self {
         Self { tokenizer, chat }
     }
 
@@ -100,7 +100,7 @@ impl<'a> PromptFormat<'a> {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] when it has no tokenizer.
     pub fn of(engine: &'a Engine) -> Result<Self> {
-        Ok(Self::new(engine.tokenizer()?, engine.template()))
+        Ok(Self::new(engine.tokenizer()?, engine.chat_format()))
     }
 
     /// Whether requests are turns of a conversation.
@@ -116,10 +116,10 @@ impl<'a> PromptFormat<'a> {
     /// The whole prompt as text, control tokens written out.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`].
+    /// As [`ChatFormat::render`].
     pub fn show(&self, request: &str) -> Result<String> {
         match self.chat {
-            Some(chat) => chat.render(&[message("user", request)], true),
+            Some(chat) => chat.render(self.tokenizer, &[Message::new("user", request)], &[], true),
             None => Ok(request.to_owned()),
         }
     }
@@ -127,10 +127,10 @@ impl<'a> PromptFormat<'a> {
     /// The whole prompt as token ids; look-alikes of control tokens in the request stay text.
     ///
     /// # Errors
-    /// As [`ChatTemplate::encode`] and [`Tokenizer::encode`].
+    /// As [`ChatFormat::encode`] and [`Tokenizer::encode`].
     pub fn encode(&self, request: &str) -> Result<Vec<u32>> {
         match self.chat {
-            Some(chat) => chat.encode(self.tokenizer, &[message("user", request)], true),
+            Some(chat) => chat.encode(self.tokenizer, &[Message::new("user", request)], &[], true),
             None => self.tokenizer.encode(request, PLAIN),
         }
     }
@@ -144,8 +144,8 @@ impl<'a> PromptFormat<'a> {
             let space = if request.ends_with(char::is_whitespace) { "" } else { " " };
             return self.tokenizer.encode(&format!("{request}{space}{answer}"), PLAIN);
         };
-        let turns = [message("user", request), message("assistant", answer)];
-        let mut ids = chat.encode(self.tokenizer, &turns, false)?;
+        let turns = [Message::new("user", request), Message::new("assistant", answer)];
+        let mut ids = chat.encode(self.tokenizer, &turns, &[], false)?;
         // An answer has no control tokens: the first one after the prompt ends it.
         let prompt = common_beginning(&ids, &self.encode(request)?);
         let answer = ids[prompt..].iter().take_while(|id| !self.tokenizer.is_special(**id)).count();
@@ -155,10 +155,6 @@ impl<'a> PromptFormat<'a> {
 }
 
 const PLAIN: Encode = Encode { special: false, bos: true };
-
-fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
-}
 
 /// How many tokens two texts share at the beginning.
 pub(super) fn common_beginning(a: &[u32], b: &[u32]) -> usize {

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod classify;
+mod conversation;
 mod device;
 mod devices;
 mod generate;

@@ -45,7 +45,8 @@ impl PromptArgs {
     /// # Errors
     /// As [`template`](Self::template), and for a model without a tokenizer.
     pub fn show(&self, source: &SourceArgs, job: Job, variables: &Variables, json: bool) -> Outcome {
-        let (tokenizer, chat) = (source.tokenizer()?, source.get()?.template()?);
+        let tokenizer = source.tokenizer()?;
+        let chat = source.get()?.chat_format(&tokenizer)?;
         let format = PromptFormat::new(&tokenizer, chat.as_ref());
         let template = self.template()?.unwrap_or_else(|| format.template(job));
         let prompt = format.show(&template.render(variables)?)?;

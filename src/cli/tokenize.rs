@@ -2,10 +2,14 @@
 
 use std::io::{Write, stdout};
 
-use mistral_wgpu::text::Encode;
+use mistral_wgpu::{
+    Result,
+    text::{ChatFormat, Encode, Tokenizer},
+};
 
 use super::{
-    Outcome,
+    Outcome, conversation,
+    conversation::Conversation,
     input::{ids, json_lines, text},
     model::SourceArgs,
 };
@@ -18,9 +22,12 @@ Examples:
   mistral tokenize --bos --json 'Once upon a time'
   printf '\"one\"\\n\"two\\\\nlines\"\\n' | mistral tokenize --lines
   mistral tokenize --special '<s>[INST] Hello[/INST]' --model ~/Mistral-7B-Instruct-v0.3
+  mistral tokenize --model ~/Mistral-Nemo-Instruct-2407/tekken.json 'Once upon a time'
+  mistral tokenize --chat '[{\"role\": \"user\", \"content\": \"Hello\"}]'
 
 The text is plain: what looks like a control token is spelled out unless --special is given. \
-Prints ids separated by spaces, with --json as an array. Needs only the tokenizer's files of the model.")]
+Prints ids separated by spaces, with --json as an array. Needs only the tokenizer's files of the model; \
+--model may also be a tokenizer's file itself.")]
 pub struct Args {
     /// The text; `-` or none: standard input, as it is.
     #[arg(value_name = "TEXT|-", allow_hyphen_values = false)]
@@ -33,7 +40,11 @@ pub struct Args {
     /// Begin with the start token.
     #[arg(long)]
     bos: bool,
-    /// Every line of the text is a JSON string, and gives a line with a JSON array.
+    /// The text is a conversation, encoded in the model's chat format: a JSON array of messages as OpenAI lays them
+    /// out, or an object with `messages` and `tools`.
+    #[arg(long, conflicts_with_all = ["special", "bos"])]
+    chat: bool,
+    /// Every line of the text is a JSON string (with --chat a conversation), and gives a line with a JSON array.
     #[arg(long)]
     lines: bool,
 }
@@ -63,16 +74,23 @@ pub struct DecodeArgs {
 
 pub fn run(args: &Args, json: bool) -> Outcome {
     let tokenizer = args.source.tokenizer()?;
-    let encode = Encode { special: args.special, bos: args.bos };
+    let format = if args.chat { args.source.get()?.chat_format(&tokenizer)? } else { None };
+    let chat = |conversation: &Conversation| encode_chat(&tokenizer, format.as_ref(), conversation);
+    let plain = |text: &str| tokenizer.encode(text, Encode { special: args.special, bos: args.bos });
     let mut out = stdout().lock();
     if args.lines {
-        for text in json_lines::<String>(args.text.as_deref()) {
-            let ids = tokenizer.encode(&text?, encode)?;
-            writeln!(out, "{}", serde_json::to_string(&ids)?)?;
+        let input = args.text.as_deref();
+        let lines: Box<dyn Iterator<Item = Result<Vec<u32>>>> = match args.chat {
+            true => Box::new(json_lines(input).map(|line| chat(&line?))),
+            false => Box::new(json_lines::<String>(input).map(|line| plain(&line?))),
+        };
+        for ids in lines {
+            writeln!(out, "{}", serde_json::to_string(&ids?)?)?;
         }
         return Ok(());
     }
-    let ids = tokenizer.encode(&text(args.text.as_deref())?, encode)?;
+    let text = text(args.text.as_deref())?;
+    let ids = if args.chat { chat(&conversation::parse(&text)?)? } else { plain(&text)? };
     if json {
         writeln!(out, "{}", serde_json::to_string(&ids)?)?;
     } else {
@@ -80,6 +98,15 @@ pub fn run(args: &Args, json: bool) -> Outcome {
         writeln!(out, "{}", words.join(" "))?;
     }
     Ok(())
+}
+
+fn encode_chat(
+    tokenizer: &Tokenizer,
+    format: Option<&ChatFormat>,
+    conversation: &Conversation,
+) -> Result<Vec<u32>> {
+    let format = format.ok_or_else(conversation::no_format)?;
+    format.encode(tokenizer, conversation.messages(), conversation.tools(), true)
 }
 
 pub fn run_decode(args: &DecodeArgs, json: bool) -> Outcome {

@@ -18,7 +18,7 @@ use crate::{
     },
     ops::{SelfTestShapes, Tune, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
-    text::{ChatTemplate, Tokenizer},
+    text::{ChatFormat, Tokenizer},
 };
 
 /// How to load a model.
@@ -57,12 +57,12 @@ pub fn default_format(
     formats.into_iter().find(fits).unwrap_or(formats[2])
 }
 
-/// A model on a device, with its tokenizer and chat template where it has them.
+/// A model on a device, with its tokenizer and chat format where it has them.
 pub struct Engine {
     pub(super) plan: Plan,
     generation: GenerationConfig,
     tokenizer: Option<Arc<Tokenizer>>,
-    template: Option<ChatTemplate>,
+    chat_format: Option<ChatFormat>,
     pub(super) current: std::sync::Mutex<Current>,
     /// `None` after a loss of the device from which there was no recovery yet.
     pub(super) state: Mutex<Option<State>>,
@@ -114,7 +114,9 @@ impl Engine {
             let (needs, has) = (fit.total() >> 20, memory.unwrap_or_default() >> 20);
             tracing::warn!("the model takes {needs} MiB of the device's {has} MiB: see `mistral inspect`");
         }
-        let (tokenizer, template) = (source.tokenizer()?, source.template()?);
+        let tokenizer = source.tokenizer()?;
+        let chat_format =
+            tokenizer.as_ref().map(|tokenizer| source.chat_format(tokenizer)).transpose()?.flatten();
         let generation = source.generation_config(config.vocab_size)?;
         if let Some(tokenizer) =
             tokenizer.as_ref().filter(|tokenizer| tokenizer.vocab_size() > config.vocab_size)
@@ -147,7 +149,7 @@ impl Engine {
             plan,
             generation,
             tokenizer: tokenizer.map(Arc::new),
-            template,
+            chat_format,
             current: std::sync::Mutex::new(Current::of(&state)),
             state: Mutex::new(Some(state)),
         }))
@@ -192,9 +194,9 @@ impl Engine {
         self.tokenizer.as_ref().ok_or_else(missing)
     }
 
-    /// The chat template, where the model has one.
-    pub fn template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+    /// How the model takes conversations, where anything tells.
+    pub fn chat_format(&self) -> Option<&ChatFormat> {
+        self.chat_format.as_ref()
     }
 
     /// Tokens after which a text ends.

@@ -9,7 +9,7 @@ use crate::{
     Error, ErrorKind, Result,
     checkpoint::Checkpoint,
     model::{GenerationConfig, ModelConfig, SYNTHETIC},
-    text::{ChatTemplate, Tokenizer},
+    text::{ChatFormat, Tokenizer},
 };
 
 /// Where a model comes from.
@@ -61,15 +61,22 @@ impl ModelSource {
     /// # Errors
     /// As [`Tokenizer::from_dir`].
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
-        self.folder().filter(|dir| dir.join("tokenizer.json").exists()).map(Tokenizer::from_dir).transpose()
+        match self {
+            Self::Folder(file) if file.is_file() => Tokenizer::from_file(file).map(Some),
+            Self::Folder(dir) => Tokenizer::from_dir(dir),
+            Self::Synthetic(_) => Ok(None),
+        }
     }
 
-    /// The model's chat template, if it has one.
+    /// How the model takes conversations, where anything tells.
     ///
     /// # Errors
-    /// As [`ChatTemplate::from_dir`].
-    pub fn template(&self) -> Result<Option<ChatTemplate>> {
-        Ok(self.folder().map(ChatTemplate::from_dir).transpose()?.flatten())
+    /// As [`ChatFormat::from_dir`].
+    pub fn chat_format(&self, tokenizer: &Tokenizer) -> Result<Option<ChatFormat>> {
+        match self {
+            Self::Folder(dir) if dir.is_dir() => ChatFormat::from_dir(dir, tokenizer),
+            _ => Ok(ChatFormat::of(None, tokenizer)),
+        }
     }
 
     /// What the model's makers suggest for generation, where they do.

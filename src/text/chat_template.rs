@@ -1,11 +1,12 @@
 //! Chat templates: Jinja as Hugging Face transformers configures it, and conversations as token ids.
 
-use super::{Tokenizer, read_optional, read_optional_json, special_tokens};
+use super::{Message, Tokenizer, Tool, json, read_optional, read_optional_json, special_tokens};
 use crate::{Error, ErrorKind, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind as Jinja, context};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::path::Path;
@@ -24,20 +25,11 @@ const STACK: usize = 1 << 30;
 /// Bytes that one `tojson` may write.
 const JSON_LIMIT: usize = 16 << 20;
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`, as the template knows them.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
 /// A model's chat template.
 ///
 /// The environment is that of transformers' `apply_chat_template`: `trim_blocks`, `lstrip_blocks`, loop controls,
 /// Python's string methods, `raise_exception`, `strftime_now`, `tojson` as Python's `json.dumps` writes it, every
-/// `*_token` of the tokenizer's files, `tools` and `documents` none. A template cannot read files, and rendering
+/// `*_token` of the tokenizer's files, `tools` none where there are none, no `documents`. A template cannot read files, and rendering
 /// ends with an error when its time and memory allowance is used up.
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -84,6 +76,15 @@ impl ChatTemplate {
         source.map(load).transpose()
     }
 
+    /// A template that came with a tokenizer's vocabulary, whose start and end tokens it may write.
+    ///
+    /// Error ([`ErrorKind::Template`]) if it does not parse.
+    pub fn from_source(source: String, tokenizer: &Tokenizer) -> Result<Self> {
+        let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
+        let named = [("bos_token", token(tokenizer.bos())), ("eos_token", token(tokenizer.eos()))];
+        Self::new(source, named.map(|(name, token)| (name.to_owned(), token)).into())
+    }
+
     fn new(source: String, tokens: BTreeMap<String, Option<String>>) -> Result<Self> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(error)?;
@@ -102,18 +103,40 @@ impl ChatTemplate {
     }
 
     /// The conversation as text, control tokens written out; with `add_generation_prompt` it ends where the
-    /// assistant's answer begins.
+    /// assistant's answer begins, and after a last message that is a [`Message::prefix`] within it.
     ///
     /// Error ([`ErrorKind::Template`]) with the template's own words if it refuses the conversation.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        deep(|| {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: &[Tool],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        self.write(&values(messages, tools), add_generation_prompt)
+    }
+
+    /// As [`render`](Self::render), of the messages and tools as JSON.
+    fn write(&self, [messages, tools]: &[Json; 2], add_generation_prompt: bool) -> Result<String> {
+        let prefix = messages.get(messages.as_array().map_or(0, Vec::len).wrapping_sub(1));
+        let prefix = prefix.filter(|last| last["prefix"] == true).and_then(|last| last["content"].as_str());
+        let text = deep(|| {
             let context = context! {
-                messages => Value::from(Serde(messages)), add_generation_prompt => add_generation_prompt,
-                tools => Value::from(()), documents => Value::from(()),
+                messages => Value::from(Serde(messages)),
+                add_generation_prompt => add_generation_prompt && prefix.is_none(),
+                tools => Value::from(Serde(tools)), documents => Value::from(()),
                 ..Value::from_pairs(self.tokens.iter().filter_map(|(name, token)| Some((name, token.as_ref()?))))
             };
             self.environment.get_template("chat")?.render(context)
-        })
+        })?;
+        let Some(prefix) = prefix.map(str::trim) else { return Ok(text) };
+        match text.rfind(prefix) {
+            Some(at) => Ok(text[..at + prefix.len()].to_owned()),
+            None => Err(Error::new(
+                ErrorKind::Template,
+                "chat template",
+                "does not write the beginning of an answer",
+            )),
+        }
     }
 
     /// The ids of the conversation: control tokens that the template writes are parsed, look-alikes that a message
@@ -131,14 +154,14 @@ impl ChatTemplate {
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
+        tools: &[Tool],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
-        let used: HashSet<char> = messages
-            .iter()
-            .flat_map(|message| [&message.role, &message.content])
-            .chain([&self.source])
-            .flat_map(|text| text.chars())
-            .collect();
+        let mut values = values(messages, tools);
+        let mut used: HashSet<char> = self.source.chars().collect();
+        for value in &mut values {
+            texts(value, &mut |text| used.extend(text.chars()));
+        }
         let marker = ('\u{fdd0}'..=char::MAX).find(|c| !used.contains(c)).ok_or_else(|| {
             Error::new(
                 ErrorKind::Template,
@@ -147,14 +170,10 @@ impl ChatTemplate {
             )
         })?;
         let control: Vec<&str> = tokenizer.control_tokens().filter(|token| !token.is_empty()).collect();
-        let marked: Vec<Message> = messages
-            .iter()
-            .map(|Message { role, content }| Message {
-                role: mark(role, &control, marker),
-                content: mark(content, &control, marker),
-            })
-            .collect();
-        let mut ids = tokenizer.encode_marked(&self.render(&marked, add_generation_prompt)?, marker)?;
+        for value in &mut values {
+            texts(value, &mut |text| *text = mark(text, &control, marker));
+        }
+        let mut ids = tokenizer.encode_marked(&self.write(&values, add_generation_prompt)?, marker)?;
         if let Some(bos) = tokenizer.bos() {
             let starts = ids.iter().take_while(|&&id| id == bos).count();
             ids.drain(..starts.saturating_sub(1));
@@ -175,6 +194,37 @@ impl Source {
                 })
             }
         }
+    }
+}
+
+/// Messages and tools as templates expect them: arguments as objects, no tools as null.
+fn values(messages: &[Message], tools: &[Tool]) -> [Json; 2] {
+    let json = |value: serde_json::Result<Json>| value.expect("texts and numbers are JSON");
+    let mut messages = json(serde_json::to_value(messages));
+    for message in messages.as_array_mut().into_iter().flatten() {
+        for call in message.get_mut("tool_calls").and_then(Json::as_array_mut).into_iter().flatten() {
+            let arguments = &mut call["function"]["arguments"];
+            let object = arguments.as_str().and_then(|text| serde_json::from_str::<Json>(text).ok());
+            *arguments = object.unwrap_or_else(|| arguments.take());
+        }
+    }
+    let tools = if tools.is_empty() { Json::Null } else { json(serde_json::to_value(tools)) };
+    [messages, tools]
+}
+
+/// Changes all texts within a value, keys too.
+fn texts(value: &mut Json, change: &mut dyn FnMut(&mut String)) {
+    match value {
+        Json::String(text) => change(text),
+        Json::Array(list) => list.iter_mut().for_each(|value| texts(value, change)),
+        Json::Object(fields) => {
+            for (mut key, mut value) in std::mem::take(fields) {
+                change(&mut key);
+                texts(&mut value, change);
+                fields.insert(key, value);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -271,6 +321,10 @@ impl std::io::Write for Limited {
 struct Spaced;
 
 impl serde_json::ser::Formatter for Spaced {
+    fn write_f64<W: ?Sized + std::io::Write>(&mut self, out: &mut W, number: f64) -> std::io::Result<()> {
+        out.write_all(json::python_float(number).as_bytes())
+    }
+
     fn begin_array_value<W: ?Sized + std::io::Write>(
         &mut self,
         out: &mut W,

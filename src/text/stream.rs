@@ -21,12 +21,11 @@ impl StreamDecoder {
     ///
     /// Error ([`crate::ErrorKind::Tokenizer`]) for an id outside the vocabulary, which changes nothing.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
-        let bytes = self.tokenizer.token_bytes(id)?;
-        let bytes = if self.tokenizer.is_special(id) { &[] } else { bytes };
-        Ok(Some(self.assembler.push(bytes)).filter(|text| !text.is_empty()))
+        let text = self.tokenizer.add(&mut self.assembler, id, false)?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
-    /// Ends the text: U+FFFD for each byte of a character that stayed incomplete.
+    /// Ends the text: U+FFFD for a character that stayed incomplete.
     pub fn finish(&mut self) -> Option<String> {
         Some(self.assembler.finish()).filter(|text| !text.is_empty())
     }

@@ -1,81 +1,225 @@
-//! Text to token ids and back, from the files of a Hugging Face model folder.
+//! Text to token ids and back.
 
-use super::pieces::{Decoder, Pieces};
-use super::special_tokens;
-use crate::{Error, ErrorKind, Result};
-use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-use tokenizers::tokenizer::{AddedVocabulary, Model, OffsetType, PreTokenizer};
+
+use super::byte_level::{ByteLevel, Ranks};
+use super::gguf_vocabulary::{GgufVocabulary, stand_ins};
+use super::model::{Cutter, Model, Part};
+use super::pieces::{Assembler, Pieces, Style};
+use super::spm::{self, Kind, Piece, Prefix, Spm};
+use super::tokenizer_json::TokenizerJson;
+use super::{Version, files, sentencepiece, special_tokens, tekken};
+use crate::{Error, ErrorKind, Result};
 
 /// How [`Tokenizer::encode`] reads a text; the default is plain text without a start token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Encode {
     /// Control tokens written out in the text (`</s>`, `[INST]`) become those tokens; otherwise they are spelled.
     pub special: bool,
-    /// The ids begin with the model's start token, if it has one: exactly once, even where the text yields it too.
+    /// The ids begin with the model's start token, if it begins texts with one: exactly once, even where the text
+    /// yields it too.
     pub bos: bool,
 }
 
-/// A tokenizer in the `tokenizer.json` format of Hugging Face's `tokenizers`.
-///
-/// Normalizer, pre-tokenizer and model run as the file says. Its post-processor, truncation and padding do not
-/// run: start tokens are added where [`Encode::bos`] or a chat template asks for them and nowhere else.
+/// A tokenizer: `tokenizer.json`, SentencePiece's `tokenizer.model`, Mistral's `tekken.json` or the vocabulary in a
+/// GGUF file, with the ids that the library behind each gives (`tokenizers`, sentencepiece, mistral-common,
+/// llama.cpp).
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    /// The added vocabulary without control tokens: what plain text is read with.
-    plain: AddedVocabulary,
+    vocabulary: Vocabulary,
     pieces: Pieces,
     control: HashMap<u32, String>,
     bos: Option<u32>,
     eos: Option<u32>,
+    /// Whether texts begin with the start token.
+    adds_bos: bool,
+    version: Option<Version>,
 }
 
-/// The part of `tokenizer.json` that we interpret ourselves.
-#[derive(Deserialize)]
-struct DecoderOnly {
-    decoder: Decoder,
+enum Vocabulary {
+    Json(Box<TokenizerJson>),
+    Own { model: Box<dyn Model>, tokens: Vec<String>, control: Cutter },
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, and the names of the start and end tokens from `tokenizer_config.json` or
-    /// `special_tokens_map.json` (`<s>` and `</s>` where neither says).
+    /// Reads the tokenizer of a model folder: its `tokenizer.json`, or else its `tekken.json`, or else the newest of
+    /// its `tokenizer.model` (`.v3` before `.v1` before none); `None` if there is none of them.
     ///
-    /// Errors: [`ErrorKind::Io`] if a file cannot be read, [`ErrorKind::Tokenizer`] if one is damaged, has a decoder
-    /// of a kind that Mistral's files and their byte-level relatives do not use, or names a start or end token that
-    /// does not exist.
-    pub fn from_dir(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        let damaged = |error: &dyn std::fmt::Display| Error::new(ErrorKind::Tokenizer, path.display(), error);
-        let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-        // First, since `tokenizers` panics at a decoder that it cannot read.
-        let DecoderOnly { decoder } = serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
-        let inner = tokenizers::Tokenizer::from_bytes(&text).map_err(|error| damaged(&error))?;
+    /// Errors: [`ErrorKind::Io`] if the folder cannot be read, and as [`from_file`](Self::from_file).
+    pub fn from_dir(dir: &Path) -> Result<Option<Self>> {
+        files::find(dir)?.map(|path| Self::from_file(&path)).transpose()
+    }
 
-        let pieces = Pieces::new(&decoder, inner.get_vocab(true))?;
-        let mut plain = inner.get_added_vocabulary().clone();
-        plain.set_encode_special_tokens(true);
-        let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
-        let control = added.map(|(id, token)| (id, token.content)).collect();
+    /// Reads a tokenizer's file; the name says what it is: `tekken*.json`, other `.json`, `.model` or `.model.v3`.
+    /// Beside a `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` name the start and end tokens
+    /// (`<s>` and `</s>` where neither does).
+    ///
+    /// Errors: [`ErrorKind::Io`] if a file cannot be read, [`ErrorKind::Tokenizer`] if one is damaged, of a kind that
+    /// Mistral's models and their relatives do not use, or names a start or end token that does not exist.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let read = || std::fs::read(path).map_err(|error| Error::io(path, error));
+        let loaded = match files::kind(path) {
+            Some(files::Kind::Json) => Self::from_json(&read()?, path.parent().unwrap_or(Path::new(""))),
+            Some(files::Kind::Tekken) => Self::from_tekken(&crate::checkpoint::read_text(path)?),
+            Some(files::Kind::SentencePiece(version)) => Self::from_sentencepiece(&read()?, version),
+            None => {
+                let expected = "a tokenizer's file: tokenizer.json, tekken.json or tokenizer.model";
+                return Err(Error::expected(ErrorKind::Tokenizer, path.display(), expected, "another name"));
+            }
+        };
+        loaded.map_err(|error| error.within(path.display()))
+    }
 
+    fn from_json(text: &[u8], dir: &Path) -> Result<Self> {
+        let (json, pieces) = TokenizerJson::parse(text)?;
         let named = special_tokens::read(dir)?;
         let find = |name: &str, usual: &str| match named.get(name) {
-            Some(Some(token)) => inner.token_to_id(token).map(Some).ok_or_else(|| {
-                let expected = format_args!("{name} {token:?} in the vocabulary");
-                Error::expected(ErrorKind::Tokenizer, path.display(), expected, "no such token")
+            Some(Some(token)) => json.token_to_id(token).map(Some).ok_or_else(|| {
+                let expected = format_args!("{token:?} in the vocabulary");
+                Error::expected(ErrorKind::Tokenizer, name, expected, "no such token")
             }),
             Some(None) => Ok(None),
-            None => Ok(inner.token_to_id(usual)),
+            None => Ok(json.token_to_id(usual)),
         };
         let (bos, eos) = (find("bos_token", "<s>")?, find("eos_token", "</s>")?);
-        Ok(Self { plain, pieces, control, bos, eos, inner })
+        let control = json.control();
+        let vocabulary = Vocabulary::Json(Box::new(json));
+        Ok(Self { vocabulary, pieces, control, bos, eos, adds_bos: true, version: None })
+    }
+
+    /// Reads the contents of a SentencePiece `tokenizer.model` of byte pairs; without a `version` the control tokens
+    /// tell it.
+    ///
+    /// Errors: as [`from_file`](Self::from_file).
+    pub fn from_sentencepiece(bytes: &[u8], version: Option<Version>) -> Result<Self> {
+        let file = sentencepiece::parse(bytes)?;
+        let mut tokenizer = Self::of_pieces(file.pieces, file.byte_fallback, file.prefix, &file.unknown)?;
+        (tokenizer.bos, tokenizer.eos) = (tokenizer.control_id(&file.bos), tokenizer.control_id(&file.eos));
+        let usual = match (tokenizer.control_id("[SYSTEM_PROMPT]"), tokenizer.control_id("[INST]")) {
+            (Some(_), _) => Version::V7,
+            (None, Some(_)) => Version::V3,
+            (None, None) => Version::V1,
+        };
+        tokenizer.version = Some(version.unwrap_or(usual));
+        Ok(tokenizer)
+    }
+
+    fn of_pieces(pieces: Vec<Piece>, byte_fallback: bool, prefix: Prefix, unknown: &str) -> Result<Self> {
+        let model = Spm::new(&pieces, byte_fallback, prefix)?;
+        let unstripped =
+            (0..).zip(&pieces).filter(|(_, piece)| matches!(piece.2, Kind::Byte | Kind::Unknown));
+        let style = Style {
+            strip: usize::from(prefix != Prefix::Never),
+            unstripped: unstripped.map(|(id, _)| id).collect(),
+            each_byte: true,
+            control_ends: true,
+        };
+        let bytes = pieces.iter().map(|piece| match piece.2 {
+            Kind::Unknown => unknown.into(),
+            _ => spm::bytes(piece),
+        });
+        let bytes = Pieces::of(bytes, style);
+        let control = (0..).zip(&pieces).filter(|(_, piece)| piece.2 == Kind::Control);
+        let control = control.map(|(id, piece)| (id, piece.0.clone())).collect();
+        let tokens = pieces.into_iter().map(|piece| piece.0).collect();
+        Ok(Self::own(Box::new(model), tokens, bytes, control))
+    }
+
+    /// Reads the contents of a `tekken.json`.
+    ///
+    /// Errors: as [`from_file`](Self::from_file).
+    pub fn from_tekken(text: &str) -> Result<Self> {
+        let file = tekken::parse(text)?;
+        let version = file.version.parse()?;
+        let first = file.control.len() as u32;
+        let ids: HashMap<Vec<u8>, u32> = file.tokens.iter().cloned().zip(first..).collect();
+        if ids.len() < file.tokens.len() {
+            return Err(Error::expected(ErrorKind::Tokenizer, "vocab", "different tokens", "one twice"));
+        }
+        let model = ByteLevel::new(&file.pattern, ids, Ranks::Ids, true)?;
+        let control = (0..).zip(file.control.iter().cloned()).collect();
+        let tokens = file.tokens.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let tokens = file.control.iter().cloned().chain(tokens).collect();
+        let bytes = file.control.into_iter().map(String::into_bytes).chain(file.tokens);
+        let style = Style { control_ends: true, ..Style::default() };
+        let mut tokenizer = Self::own(Box::new(model), tokens, Pieces::of(bytes, style), control);
+        (tokenizer.bos, tokenizer.eos) = (tokenizer.control_id("<s>"), tokenizer.control_id("</s>"));
+        tokenizer.version = Some(version);
+        Ok(tokenizer)
+    }
+
+    /// Makes a tokenizer of a GGUF file's vocabulary, with llama.cpp's ids.
+    ///
+    /// Error ([`ErrorKind::Tokenizer`]) for a model or way to cut words that no Mistral uses, naming it, and for lists
+    /// that contradict each other.
+    pub fn from_gguf(vocabulary: &GgufVocabulary) -> Result<Self> {
+        let pieces = vocabulary.pieces()?;
+        let mut tokenizer = match vocabulary.model.as_str() {
+            "llama" => {
+                let spaced = vocabulary.add_space_prefix.unwrap_or(true);
+                let prefix = if spaced { Prefix::Each } else { Prefix::Never };
+                let mut tokenizer = Self::of_pieces(pieces, true, prefix, "")?;
+                tokenizer.adds_bos = vocabulary.add_bos.unwrap_or(true);
+                tokenizer
+            }
+            "gpt2" => Self::byte_level(vocabulary, pieces)?,
+            other => {
+                let expected = "`llama` or `gpt2`";
+                return Err(Error::expected(ErrorKind::Tokenizer, "tokenizer.ggml.model", expected, other));
+            }
+        };
+        let count = vocabulary.tokens.len();
+        for (key, id) in [("bos_token_id", vocabulary.bos), ("eos_token_id", vocabulary.eos)] {
+            if let Some(id) = id.filter(|&id| id as usize >= count) {
+                let expected = format_args!("an id below {count}");
+                return Err(Error::expected(ErrorKind::Tokenizer, key, expected, id));
+            }
+        }
+        (tokenizer.bos, tokenizer.eos) = (vocabulary.bos, vocabulary.eos);
+        Ok(tokenizer)
+    }
+
+    fn byte_level(vocabulary: &GgufVocabulary, pieces: Vec<Piece>) -> Result<Self> {
+        let words = vocabulary.words()?;
+        let bytes: Vec<Vec<u8>> = pieces
+            .iter()
+            .map(|(token, _, kind)| match kind {
+                Kind::Normal => stand_ins(token).unwrap_or_else(|| token.clone().into()),
+                _ => token.clone().into(),
+            })
+            .collect();
+        let normal = (0..).zip(&pieces).zip(&bytes).filter(|((_, piece), _)| piece.2 == Kind::Normal);
+        let ids: HashMap<Vec<u8>, u32> = normal.map(|((id, _), bytes)| (bytes.clone(), id)).collect();
+        let ranks = vocabulary.ranks(&ids)?;
+        let model = ByteLevel::new(words.pattern, ids, ranks, words.whole)?;
+        let control = (0..).zip(&pieces).filter(|(_, piece)| piece.2 == Kind::Control);
+        let control = control.map(|(id, piece)| (id, piece.0.clone())).collect();
+        let user_defined = (0..).zip(&pieces).filter(|(_, piece)| piece.2 == Kind::UserDefined);
+        let user_defined = Cutter::new(user_defined.map(|(id, piece)| (piece.0.clone(), id)));
+        let tokens = pieces.into_iter().map(|piece| piece.0).collect();
+        let style = Style { control_ends: true, ..Style::default() };
+        let model = Cut { model, user_defined };
+        let mut tokenizer = Self::own(Box::new(model), tokens, Pieces::of(bytes.into_iter(), style), control);
+        tokenizer.adds_bos = vocabulary.add_bos.unwrap_or(words.add_bos);
+        Ok(tokenizer)
+    }
+
+    fn own(
+        model: Box<dyn Model>,
+        tokens: Vec<String>,
+        pieces: Pieces,
+        control: HashMap<u32, String>,
+    ) -> Self {
+        let cutter = Cutter::new(control.iter().map(|(id, token)| (token.clone(), *id)));
+        let vocabulary = Vocabulary::Own { model, tokens, control: cutter };
+        Self { vocabulary, pieces, control, bos: None, eos: None, adds_bos: true, version: None }
     }
 
     /// The ids of `text`. Error ([`ErrorKind::Tokenizer`]) if the file's own rules cannot encode it.
     pub fn encode(&self, text: &str, options: Encode) -> Result<Vec<u32>> {
-        let vocabulary = if options.special { self.inner.get_added_vocabulary() } else { &self.plain };
-        let mut ids = self.ids(text, vocabulary, None)?;
-        if options.bos && self.bos.is_some() && ids.first().copied() != self.bos {
+        let mut ids = self.ids(text, options.special, None)?;
+        if options.bos && self.adds_bos && self.bos.is_some() && ids.first().copied() != self.bos {
             ids.splice(0..0, self.bos);
         }
         Ok(ids)
@@ -83,56 +227,63 @@ impl Tokenizer {
 
     /// The ids of a text in which control tokens count unless `marker` interrupts them; markers leave no trace.
     pub(super) fn encode_marked(&self, text: &str, marker: char) -> Result<Vec<u32>> {
-        self.ids(text, self.inner.get_added_vocabulary(), Some(marker))
+        self.ids(text, true, Some(marker))
     }
 
-    fn ids(&self, text: &str, vocabulary: &AddedVocabulary, marker: Option<char>) -> Result<Vec<u32>> {
-        let encode = || {
-            let mut pieces = vocabulary.extract_and_normalize(self.inner.get_normalizer(), text);
-            if let Some(marker) = marker {
-                pieces.normalize(|piece| {
-                    piece.filter(|c| c != marker);
-                    Ok(())
-                })?;
-            }
-            if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-                pre_tokenizer.pre_tokenize(&mut pieces)?;
-            }
-            pieces.tokenize(|piece| self.inner.get_model().tokenize(piece.get()))?;
-            pieces.into_encoding(None, 0, OffsetType::None)
+    fn ids(&self, text: &str, special: bool, marker: Option<char>) -> Result<Vec<u32>> {
+        let (model, control) = match &self.vocabulary {
+            Vocabulary::Json(json) => return json.encode(text, special, marker),
+            Vocabulary::Own { model, control, .. } => (model, control),
         };
-        let encoding = encode().map_err(|error| Error::new(ErrorKind::Tokenizer, "text", error))?;
-        Ok(encoding.get_ids().to_vec())
+        let parts = if special { control.cut(text) } else { vec![Part::Text(text)] };
+        let mut ids = Vec::new();
+        for (at, part) in parts.into_iter().enumerate() {
+            match part {
+                Part::Token(id) => ids.push(id),
+                Part::Text(text) => {
+                    let text = match marker {
+                        Some(marker) => Cow::from(text.replace(marker, "")),
+                        None => text.into(),
+                    };
+                    model.encode(&text, at == 0, &mut ids)?;
+                }
+            }
+        }
+        Ok(ids)
     }
 
     /// The text of `ids`, without the space that encoding puts before the first word; `skip_special` leaves
-    /// control tokens out. A byte that is not part of a UTF-8 character becomes U+FFFD.
+    /// control tokens out. What is not a UTF-8 character becomes U+FFFD.
     ///
     /// Error ([`ErrorKind::Tokenizer`]) for an id outside the vocabulary.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let mut assembler = self.pieces.assembler();
         let mut text = String::new();
         for &id in ids {
-            let bytes = self.token_bytes(id)?;
-            if !(skip_special && self.is_special(id)) {
-                text += &assembler.push(bytes);
-            }
+            text += &self.add(&mut assembler, id, !skip_special)?;
         }
         Ok(text + &assembler.finish())
+    }
+
+    /// Adds a token to a text, control tokens only if they are `shown`, and returns what is now certain of it.
+    pub(super) fn add(&self, text: &mut Assembler, id: u32, shown: bool) -> Result<String> {
+        self.pieces.push(text, id, self.is_special(id), shown).ok_or_else(|| self.unknown(id))
     }
 
     /// The bytes that a token adds in the middle of a text: not always whole characters.
     ///
     /// Error ([`ErrorKind::Tokenizer`]) for an id outside the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Result<&[u8]> {
-        self.pieces.get(id).ok_or_else(|| {
-            let expected = format_args!("an id of the {} in the vocabulary", self.vocab_size());
-            Error::expected(ErrorKind::Tokenizer, "token id", expected, id)
-        })
+        self.pieces.get(id).ok_or_else(|| self.unknown(id))
+    }
+
+    fn unknown(&self, id: u32) -> Error {
+        let expected = format_args!("an id of the {} in the vocabulary", self.vocab_size());
+        Error::expected(ErrorKind::Tokenizer, "token id", expected, id)
     }
 
     /// An empty text, ready for its first token.
-    pub(super) fn assembler(&self) -> super::pieces::Assembler {
+    pub(super) fn assembler(&self) -> Assembler {
         self.pieces.assembler()
     }
 
@@ -143,12 +294,20 @@ impl Tokenizer {
 
     /// The id of a token as the vocabulary writes it (`▁the`, `<0x0A>`, `</s>`).
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        match &self.vocabulary {
+            Vocabulary::Json(json) => json.token_to_id(token),
+            Vocabulary::Own { tokens, .. } => {
+                tokens.iter().position(|known| known == token).map(|id| id as u32)
+            }
+        }
     }
 
     /// A token as the vocabulary writes it.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        match &self.vocabulary {
+            Vocabulary::Json(json) => json.id_to_token(id),
+            Vocabulary::Own { tokens, .. } => tokens.get(id as usize).cloned(),
+        }
     }
 
     /// The start-of-text token.
@@ -161,13 +320,41 @@ impl Tokenizer {
         self.eos
     }
 
+    /// The instruct format that the tokenizer's file is made for, where it says so.
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
     /// Whether `id` is a control token, which plain text never contains.
     pub fn is_special(&self, id: u32) -> bool {
         self.control.contains_key(&id)
     }
 
+    /// The id of the control token that is written so.
+    pub(super) fn control_id(&self, token: &str) -> Option<u32> {
+        self.control.iter().find(|(_, known)| *known == token).map(|(id, _)| *id)
+    }
+
     /// The control tokens as they are written.
     pub(super) fn control_tokens(&self) -> impl Iterator<Item = &str> {
         self.control.values().map(String::as_str)
+    }
+}
+
+/// A model before which texts are cut at user-defined tokens.
+struct Cut {
+    model: ByteLevel,
+    user_defined: Cutter,
+}
+
+impl Model for Cut {
+    fn encode(&self, text: &str, begins: bool, ids: &mut Vec<u32>) -> Result<()> {
+        for part in self.user_defined.cut(text) {
+            match part {
+                Part::Token(id) => ids.push(id),
+                Part::Text(text) => self.model.encode(text, begins, ids)?,
+            }
+        }
+        Ok(())
     }
 }
