@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Config,
     /// A weight file is damaged, incomplete, or does not match the configuration.
     Checkpoint,
+    /// A model cannot be had from the hub: it is not there, not for everyone, or the connection failed.
+    Hub,
     /// The tokenizer's files are missing or damaged, or a token id is outside the vocabulary.
     Tokenizer,
     /// A chat template failed to parse or refused the conversation.

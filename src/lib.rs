@@ -53,6 +53,7 @@
 //!   device's self-test.
 //! - [`tensor`]: matrices of activations.
 //! - [`ops`]: one file for each operation with its table of kernel variants.
+//! - [`hub`]: models of the Hugging Face hub, fetched into its cache.
 //! - [`checkpoint`]: files on disk to named tensors. Nothing in them is trusted.
 //! - [`text`]: tokenizer, chat template, streaming decoder.
 //! - [`model`]: configuration, weights, the paged KV cache, the transformer.
@@ -84,6 +85,7 @@ pub mod checkpoint;
 mod error;
 pub mod generate;
 pub mod gpu;
+pub mod hub;
 pub mod model;
 pub mod ops;
 pub mod quant;

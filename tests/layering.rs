@@ -4,13 +4,14 @@
 use std::{fs, path::Path};
 
 /// From the ground up.
-const ROOMS: [&str; 11] = [
+const ROOMS: [&str; 12] = [
     "error",
     "gpu",
     "quant",
     "reference",
     "tensor",
     "ops",
+    "hub",
     "checkpoint",
     "text",
     "model",

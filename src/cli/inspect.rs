@@ -8,7 +8,7 @@ use std::{
 use mistral_wgpu::{
     ErrorKind, Result,
     checkpoint::{Checkpoint, DType, TensorView},
-    generate::{ModelSource, default_format},
+    generate::default_format,
     gpu::{AdapterDescription, Gpu},
     model::{Fit, ModelConfig, ModelOptions, check},
     quant::FORMATS,
@@ -16,7 +16,7 @@ use mistral_wgpu::{
 use pollster::block_on;
 use serde_json::{Value, json};
 
-use super::{Outcome, device::human, devices, model::ModelArgs};
+use super::{Outcome, device::human, devices, model::ModelArgs, pull::Named};
 
 /// Show a model's architecture and tensors, and what fits on the device.
 #[derive(Debug, clap::Args)]
@@ -29,9 +29,9 @@ Examples:
 Nothing is allocated on the device, and none is needed. A model fits when a tenth of the memory stays free \
 for the driver.")]
 pub struct Args {
-    /// Model folder, or `synthetic:NAME`; another way to give --model.
+    /// Model folder, `hf:…` or `synthetic:NAME`; another way to give --model.
     #[arg(value_name = "MODEL", conflicts_with = "model")]
-    folder: Option<ModelSource>,
+    folder: Option<Named>,
     /// List every tensor.
     #[arg(long)]
     tensors: bool,
@@ -40,7 +40,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, json: bool) -> Outcome {
-    let source = args.folder.clone().map_or_else(|| args.model.source.get(), Ok)?;
+    let source = args.folder.as_ref().map_or_else(|| args.model.source.get(), Named::get)?;
     let config = source.config()?;
     let checkpoint = source.checkpoint()?;
     if let Some(checkpoint) = &checkpoint {

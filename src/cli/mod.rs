@@ -14,6 +14,7 @@ mod logits;
 mod model;
 mod perplexity;
 mod prompt;
+mod pull;
 mod sampling;
 mod summarize;
 mod tokenize;
@@ -56,6 +57,7 @@ enum Command {
     Detokenize(tokenize::DecodeArgs),
     Devices(devices::Args),
     Inspect(inspect::Args),
+    Pull(pull::Args),
     Bench(bench::Args),
 }
 
@@ -125,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Detokenize(args) => tokenize::run_decode(&args, cli.json),
         Command::Devices(args) => devices::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
+        Command::Pull(args) => pull::run(&args, cli.json),
         Command::Bench(args) => bench::run(&args, cli.json),
     };
     match outcome {

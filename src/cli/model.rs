@@ -15,7 +15,7 @@ use mistral_wgpu::{
 };
 use pollster::block_on;
 
-use super::device::DeviceArgs;
+use super::{device::DeviceArgs, pull::Named};
 
 /// Longest context unless `--context` says otherwise.
 const USUAL_CONTEXT: u32 = 4096;
@@ -23,10 +23,10 @@ const USUAL_CONTEXT: u32 = 4096;
 /// The model and where it comes from.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SourceArgs {
-    /// Model folder as on Hugging Face, or `synthetic:NAME` for random weights [default: the demo
-    /// model].
-    #[arg(long, value_name = "DIR|synthetic:NAME")]
-    pub model: Option<ModelSource>,
+    /// Model folder as on Hugging Face or Mistral's own, `hf:OWNER/REPO[:FILE|QUANT]` for one of the
+    /// hub, or `synthetic:NAME` for random weights [default: the demo model].
+    #[arg(long, value_name = "DIR|hf:…|synthetic:NAME")]
+    pub model: Option<Named>,
 }
 
 /// A model to be loaded, and the GPU to load it on.
@@ -78,8 +78,8 @@ impl SourceArgs {
     /// # Errors
     /// When no model is named and there is no demo model.
     pub fn get(&self) -> Result<ModelSource> {
-        if let Some(source) = &self.model {
-            return Ok(source.clone());
+        if let Some(named) = &self.model {
+            return named.get();
         }
         let demo = env::var_os("MISTRAL_DEMO_MODEL").map_or_else(
             || concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model").into(),
@@ -91,8 +91,7 @@ impl SourceArgs {
             return Err(Error::new(ErrorKind::Argument, demo.display(), message));
         }
         eprintln!(
-            "note: using the small demo model; for Mistral 7B: --model DIR, a folder downloaded from \
-             huggingface.co/mistralai"
+            "note: using the small demo model; for Mistral 7B: --model hf:mistralai/Mistral-7B-Instruct-v0.3"
         );
         Ok(ModelSource::Folder(demo))
     }

@@ -10,7 +10,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use mistral_wgpu::{
     apps::{Distribution, Divergence, Estimate, Perplexity, Shift, Windows, divergence, perplexity},
-    generate::{Engine, EngineOptions, ModelSource},
+    generate::{Engine, EngineOptions},
     model::ModelConfig,
     ops::KvFormat,
     quant::Format,
@@ -25,6 +25,7 @@ use super::{
     interrupt,
     logits::{logit_rows, own_format},
     model::{ModelArgs, format},
+    pull::Named,
     usage,
 };
 
@@ -78,7 +79,7 @@ pub struct Args {
     limit: Option<u64>,
     /// Compare with this model [default with --against-weights: the same].
     #[arg(long, value_name = "DIR|synthetic:NAME")]
-    against: Option<ModelSource>,
+    against: Option<Named>,
     /// How the reference's weights are stored on the GPU [default: its file's own type].
     #[arg(long, value_name = "FORMAT", value_parser = format())]
     against_weights: Option<&'static Format>,
@@ -93,7 +94,8 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     let gpu = exact.open()?;
     let engine = exact.load_on(gpu.clone(), &source, |config, options| room(args, config, options))?;
     let compared = args.against.is_some() || args.against_weights.is_some();
-    let against = args.against.as_ref().unwrap_or(&source);
+    let against = args.against.as_ref().map_or_else(|| Ok(source.clone()), Named::get)?;
+    let against = &against;
     let reference = compared.then(|| {
         let weights = args.against_weights.map_or_else(|| own_format(against), |format| Ok(Some(format)))?;
         exact.load_on(gpu, against, |config, options| {
