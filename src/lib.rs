@@ -58,7 +58,7 @@
 //! - [`text`]: tokenizer, chat template, streaming decoder.
 //! - [`model`]: configuration, weights, the paged KV cache, the transformer.
 //! - [`generate`]: sampling, sessions, batches.
-//! - [`apps`]: summarize, classify, chat: what a person asks for.
+//! - [`apps`]: summarize, classify, chat: what a person asks for; perplexity, evaluations.
 //!
 //! # Where the plan was changed by the building
 //!

@@ -1,6 +1,10 @@
-//! `mistral perplexity`, run as a user runs it.
+//! `mistral perplexity` and `mistral evaluate`, run as a user runs them.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
 
 use serde_json::Value;
 
@@ -55,4 +59,92 @@ fn what_cannot_be_measured_is_refused() {
         let (found, error) = failure(arguments);
         assert!(found == status && error.contains(word), "{arguments:?}: {found}, {error}");
     }
+}
+
+/// A copy of a task file in `dir`.
+fn task(dir: &Path, name: &str) -> String {
+    let path = dir.join(name);
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quality/tasks").join(name), &path)
+        .unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_evaluation_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = task(dir.path(), "hellaswag.jsonl");
+    let arguments = ["evaluate", "--no-tune", "--task", &file];
+    let text = stdout(&[&arguments[..], &["--limit", "2"]].concat());
+    assert!(text.starts_with("HellaSwag, 2 of 2 questions answered\nacc   "), "{text}");
+
+    let results = dir.path().join("hellaswag.results.jsonl");
+    let first = fs::read_to_string(&results).unwrap();
+    assert_eq!(first.lines().count(), 2);
+    // A run with other settings writes into the same file; a crash leaves a line that is not whole.
+    stdout(&[&arguments[..], &["--limit", "1", "--weights", "q4_0"]].concat());
+    let both = fs::read_to_string(&results).unwrap();
+    assert_eq!(both.lines().count(), 3);
+    fs::write(&results, format!("{both}{}", &first[..40])).unwrap();
+    let text = stdout(&[&arguments[..], &["--json"]].concat());
+    let object: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&object["answered"], &object["acc"]["right"]), (&4.into(), &4.into()));
+    assert_eq!(object["acc_norm"]["accuracy"], 0.75);
+    let whole = fs::read_to_string(&results).unwrap();
+    assert!(whole.starts_with(&both) && whole.lines().count() == 5, "{whole}");
+    // What is known is not asked again.
+    assert_eq!(stdout(&[&arguments[..], &["--json"]].concat()), text);
+    assert_eq!(fs::read_to_string(&results).unwrap(), whole);
+}
+
+#[test]
+fn generated_answers_and_examples() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, results) = (task(dir.path(), "gsm8k.jsonl"), dir.path().join("results"));
+    let arguments = ["evaluate", "--no-tune", "--json", "--task", &file, "--max-tokens", "20", "--results"];
+    let arguments =
+        [&arguments[..], &[results.to_str().unwrap(), "--shots", "1", "--shots-from", &file]].concat();
+    let object: Value = serde_json::from_str(&stdout(&arguments)).unwrap();
+    assert_eq!((&object["layout"], &object["answered"]), (&"GSM8K".into(), &3.into()));
+    assert!(object["strict_match"]["right"].is_u64() && object["flexible_extract"]["interval"].is_array());
+    assert_eq!(fs::read_to_string(results).unwrap().lines().count(), 3);
+}
+
+#[test]
+fn tasks_that_cannot_be_read_are_refused_by_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = r#"{"question": "a", "choices": ["b", "c"], "answer": 1}"#;
+    for (text, words) in [
+        ("", "at least one line"),
+        ("{", "line 1: JSON"),
+        ("\n\n[]", "line 3: JSON"),
+        (r#"{"text": "a"}"#, "line 1: keys"),
+        (r#"{"question": "a", "choices": ["b", "c"], "answer": 2}"#, "one of 2 choices, found 3"),
+        (r#"{"question": "a", "choices": ["b"], "answer": 0}"#, "two or more"),
+        (r#"{"question": "a", "choices": ["b", 1], "answer": 0}"#, "MMLU: JSON"),
+        (
+            r#"{"question": "a", "choices": {"text": ["b", "c"], "label": ["A"]}, "answerKey": "A"}"#,
+            "2 labels, found 1",
+        ),
+        (r#"{"sentence": "no gap", "option1": "b", "option2": "c", "answer": "1"}"#, "a gap `_`"),
+        (
+            r#"{"sentence": "a _", "option1": "b", "option2": "c", "answer": ""}"#,
+            "answer: expected the number",
+        ),
+        (
+            &format!("{good}\n{{\"question\": \"a\", \"answer\": \"b\"}}"),
+            "line 2: expected MMLU as before, found GSM8K",
+        ),
+    ] {
+        let path = dir.path().join("task.jsonl");
+        fs::write(&path, text).unwrap();
+        let (status, error) = failure(&["evaluate", "--task", path.to_str().unwrap()]);
+        assert!(status == 2 && error.contains(words), "{text}: {status}, {error}");
+    }
+    let path = dir.path().join("task.jsonl");
+    fs::write(&path, format!("{good}\n")).unwrap();
+    fs::write(dir.path().join("task.results.jsonl"), "{\"run\": 1}\n").unwrap();
+    let (status, error) = failure(&["evaluate", "--no-tune", "--task", path.to_str().unwrap()]);
+    assert!(status == 2 && error.contains("task.results.jsonl, line 1: not a result"), "{error}");
+    let (status, error) = failure(&["evaluate", "--task", "x", "--shots", "2"]);
+    assert!(status == 2 && error.contains("--shots-from"), "{error}");
 }

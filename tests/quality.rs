@@ -4,7 +4,11 @@ use std::{fs, ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use mistral_wgpu::{
     ErrorKind,
-    apps::{Divergence, Perplexity, Windows, divergence, perplexity},
+    apps::{
+        Divergence, Perplexity, Windows, divergence,
+        evaluate::{Answer, Evaluator, Layout, Task},
+        perplexity,
+    },
     generate::*,
     gpu::{Gpu, GpuOptions},
     model::ModelOptions,
@@ -13,6 +17,7 @@ use mistral_wgpu::{
     text::Encode,
 };
 use pollster::block_on;
+use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::Value;
 
 fn path(path: &str) -> PathBuf {
@@ -162,4 +167,77 @@ fn a_lost_device_changes_nothing() {
         assert_eq!(found.divergence, expected.divergence);
         assert_eq!(found.perplexity, expected.perplexity);
     }
+}
+
+/// Every layout against the evaluation harness (tests/fixtures/quality/evaluate.py).
+#[test]
+fn tasks_are_scored_as_the_harness_scores_them() {
+    let golden = fs::read_to_string(path("tests/fixtures/quality/harness.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let engine = demo("f16");
+    for (name, layout, shots) in [
+        ("hellaswag", Layout::HellaSwag, None),
+        ("arc", Layout::Arc, None),
+        ("winogrande", Layout::WinoGrande, None),
+        ("mmlu", Layout::Mmlu, Some("mmlu.shots")),
+        ("gsm8k", Layout::Gsm8k, None),
+    ] {
+        let task = |name| {
+            let file = path("tests/fixtures/quality/tasks").join(format!("{name}.jsonl"));
+            Task::parse(&fs::read_to_string(file).unwrap()).unwrap()
+        };
+        let Task { layout: found, items } = task(name);
+        assert_eq!(found, layout);
+        let shots = shots.map_or_else(Vec::new, |name| task(name).items);
+        let mut evaluator = Evaluator::new(engine.clone(), layout, shots);
+        evaluator.max_tokens = 40;
+        let outcomes = block_on(evaluator.answer(&items.iter().collect::<Vec<_>>())).unwrap();
+        let golden = golden[name].as_array().unwrap();
+        assert_eq!(outcomes.len(), golden.len());
+        for (outcome, golden) in outcomes.iter().zip(golden) {
+            println!("{name} line {}: {outcome:?}", outcome.line);
+            for (measure, right) in layout.measures().into_iter().zip(outcome.right) {
+                // The harness has no acc_norm where choices are equally long.
+                assert!(golden.get(measure).is_none_or(|expected| *expected == right), "{measure}: {golden}");
+            }
+            match &outcome.answer {
+                Answer::Choice { logprobs } => {
+                    let expected = golden["logprobs"].as_array().unwrap();
+                    assert_eq!(logprobs.len(), expected.len());
+                    for (logprob, expected) in logprobs.iter().zip(expected) {
+                        let expected = expected.as_f64().unwrap();
+                        assert!((logprob - expected).abs() <= 1e-4 * expected.abs(), "{logprob}, {expected}");
+                    }
+                }
+                Answer::Text { text } => assert_eq!(*text, golden["text"].as_str().unwrap()),
+            }
+        }
+    }
+}
+
+/// A few bytes of a good file changed: an error with the line's number, or another task, and no panic.
+#[test]
+fn damaged_tasks_are_refused() {
+    let tasks = ["hellaswag", "arc", "winogrande", "mmlu", "gsm8k"];
+    let texts = tasks.map(|name| {
+        fs::read_to_string(path("tests/fixtures/quality/tasks").join(format!("{name}.jsonl"))).unwrap()
+    });
+    let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<char>(), 0usize..40), 1..5);
+    let mut runner =
+        TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) });
+    let strategy = (prop::sample::select(texts.to_vec()), damage);
+    let check = |(text, damage): (String, Vec<(prop::sample::Index, char, usize)>)| {
+        let mut text: Vec<char> = text.chars().collect();
+        for (at, with, length) in damage {
+            let begin = at.index(text.len() + 1);
+            let end = text.len().min(begin + length);
+            text.splice(begin..end, [with]);
+        }
+        if let Err(error) = Task::parse(&text.iter().collect::<String>()) {
+            prop_assert_eq!(error.kind(), ErrorKind::Argument);
+            prop_assert!(error.subject().starts_with("line ") || error.subject() == "task", "{}", error);
+        }
+        Ok(())
+    };
+    runner.run(&strategy, check).unwrap();
 }

@@ -1,9 +1,11 @@
-//! What a person asks for, on top of [`generate`](crate::generate): summaries, labels, conversations, benchmarks.
+//! What a person asks for, on top of [`generate`](crate::generate): summaries, labels, conversations,
+//! benchmarks, measures of quality.
 
 pub mod bench;
 mod chat;
 mod classify;
 mod divergence;
+pub mod evaluate;
 mod parts;
 mod perplexity;
 mod prompts;

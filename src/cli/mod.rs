@@ -6,6 +6,7 @@ mod classify;
 mod conversation;
 mod device;
 mod devices;
+mod evaluate;
 mod generate;
 mod input;
 mod inspect;
@@ -52,6 +53,7 @@ enum Command {
     Summarize(summarize::Args),
     Classify(classify::Args),
     Perplexity(perplexity::Args),
+    Evaluate(evaluate::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Args),
     Detokenize(tokenize::DecodeArgs),
@@ -122,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Summarize(args) => summarize::run(&args, cli.json),
         Command::Classify(args) => classify::run(&args, cli.json),
         Command::Perplexity(args) => perplexity::run(&args, cli.json),
+        Command::Evaluate(args) => evaluate::run(&args, cli.json),
         Command::Logits(args) => logits::run(&args, cli.json),
         Command::Tokenize(args) => tokenize::run(&args, cli.json),
         Command::Detokenize(args) => tokenize::run_decode(&args, cli.json),
