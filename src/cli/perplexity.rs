@@ -64,7 +64,7 @@ of -ln p over the tokens that count; its standard error takes tokens as independ
 divergence KL(reference || model) in nats, how often both have the same likeliest token, and how the probability of the \
 text's own tokens has changed (\u{394}p), with standard errors, and the places where the divergence is largest.
 
-The reference keeps the type that its weights have in its file, keys and values are f32, and no kernel that rounds activations is \
+The reference has no adapters and keeps the type that its weights have in its file, keys and values are f32, and no kernel that rounds activations is \
 used, unless told otherwise (by --against-weights, --kv-cache and --disable; `--disable '' --kv-cache f16` measures what \
 generation uses). Ctrl-C ends the reading and prints what was measured so far; the exit status is then 130.")]
 pub struct Args {
@@ -98,7 +98,8 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     let against = &against;
     let reference = compared.then(|| {
         let weights = args.against_weights.map_or_else(|| own_format(against), |format| Ok(Some(format)))?;
-        exact.load_on(gpu, against, |config, options| {
+        let bare = ModelArgs { adapters: Vec::new(), ..exact.clone() };
+        bare.load_on(gpu, against, |config, options| {
             room(args, config, options);
             options.weights = weights;
         })

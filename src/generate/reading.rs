@@ -9,7 +9,7 @@ use super::{
 use crate::{
     ErrorKind, Result,
     gpu::{Download, Gpu},
-    model::{Chunk, LogitRows, Sequence},
+    model::{AdapterSet, Chunk, LogitRows, Sequence},
     ops::PAGE,
 };
 
@@ -90,7 +90,7 @@ struct Lane {
     sequences: HashMap<usize, Sequence>,
 }
 
-/// Computes the logits of readings, batch after batch: while one is looked at, the next is computed.
+/// Computes the logits of readings, with all of an engine's adapters, batch after batch: while one is looked at, the next is computed.
 pub struct Reader<'a> {
     lanes: Vec<Lane>,
     readings: Vec<Reading<'a>>,
@@ -180,7 +180,10 @@ impl Lane {
         let State { gpu, model, .. } = &mut *self.engine.state().await?;
         let mut sequences = Vec::with_capacity(pieces.len());
         for Piece { reading, tokens, .. } in pieces {
-            let mut sequence = self.sequences.remove(reading).unwrap_or_else(|| model.sequence());
+            let mut sequence = self
+                .sequences
+                .remove(reading)
+                .unwrap_or_else(|| self.engine.empty(AdapterSet::first(self.engine.adapters().len())));
             self.engine.renew(&mut sequence);
             // After the loss of a device what came before is computed anew.
             let before = &readings[*reading].tokens[sequence.len() as usize..tokens.start];
