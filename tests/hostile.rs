@@ -168,6 +168,9 @@ const SMALL: [usize; 2] = [1 << 20, 64];
 /// Memory of a tokenizer, which is an automaton of some hundred bytes for each letter of its vocabulary.
 const AUTOMATON: [usize; 2] = [16 << 20, 512];
 
+/// Memory of a tokenizer with a regular expression of its own.
+const EXPRESSION: [usize; 2] = [64 << 20, 512];
+
 /// Memory of a template and its text.
 const RENDERING: [usize; 2] = [256 << 20, 64];
 
@@ -234,6 +237,16 @@ fn reads_text(dir: &Path) -> bool {
 #[test]
 fn tokenizer() {
     attack("tokenizer", &["text/legacy", "text/current"], "tokenizer.json", AUTOMATON, reads_text);
+}
+
+#[test]
+fn sentencepiece() {
+    attack("sentencepiece", &["text/spm"], "tokenizer.model", AUTOMATON, reads_text);
+}
+
+#[test]
+fn tekken() {
+    attack("tekken", &["text/tekken"], "tekken.json", EXPRESSION, reads_text);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 # where the machine has no driver at all.
 #
 # With --drivers [STEP…] what takes longer and fetches more instead: other drivers, other compilers.
+# With --tokenizers [FOLDER…] instead: ids of the real tokenizers, against the libraries they are made for.
 # With --fuzz SECONDS instead: new hostile files, for so long for each parser.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,6 +12,11 @@ cd "$(dirname "$0")/.."
 if [ "${1:-}" = --drivers ]; then
     shift
     exec sh tests/drivers/run.sh "$@"
+fi
+
+if [ "${1:-}" = --tokenizers ]; then
+    shift
+    exec sh tests/tokenizers/run.sh "$@"
 fi
 
 if [ "${1:-}" = --fuzz ]; then

@@ -94,7 +94,8 @@ impl Tokenizer {
     /// Errors: as [`from_file`](Self::from_file).
     pub fn from_sentencepiece(bytes: &[u8], version: Option<Version>) -> Result<Self> {
         let file = sentencepiece::parse(bytes)?;
-        let mut tokenizer = Self::of_pieces(file.pieces, file.byte_fallback, file.prefix, &file.unknown)?;
+        let mut tokenizer =
+            Self::of_pieces(file.pieces, file.byte_fallback, file.prefix, Some(&file.unknown))?;
         (tokenizer.bos, tokenizer.eos) = (tokenizer.control_id(&file.bos), tokenizer.control_id(&file.eos));
         let usual = match (tokenizer.control_id("[SYSTEM_PROMPT]"), tokenizer.control_id("[INST]")) {
             (Some(_), _) => Version::V7,
@@ -105,7 +106,14 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    fn of_pieces(pieces: Vec<Piece>, byte_fallback: bool, prefix: Prefix, unknown: &str) -> Result<Self> {
+    /// Pieces with SentencePiece's algorithm; `unknown` is what the unknown one is decoded to, without which it is a
+    /// control token.
+    fn of_pieces(
+        pieces: Vec<Piece>,
+        byte_fallback: bool,
+        prefix: Prefix,
+        unknown: Option<&str>,
+    ) -> Result<Self> {
         let model = Spm::new(&pieces, byte_fallback, prefix)?;
         let unstripped =
             (0..).zip(&pieces).filter(|(_, piece)| matches!(piece.2, Kind::Byte | Kind::Unknown));
@@ -115,12 +123,13 @@ impl Tokenizer {
             each_byte: true,
             control_ends: true,
         };
-        let bytes = pieces.iter().map(|piece| match piece.2 {
-            Kind::Unknown => unknown.into(),
+        let bytes = pieces.iter().map(|piece| match (piece.2, unknown) {
+            (Kind::Unknown, Some(unknown)) => unknown.into(),
             _ => spm::bytes(piece),
         });
         let bytes = Pieces::of(bytes, style);
-        let control = (0..).zip(&pieces).filter(|(_, piece)| piece.2 == Kind::Control);
+        let is_control = |kind| kind == Kind::Control || kind == Kind::Unknown && unknown.is_none();
+        let control = (0..).zip(&pieces).filter(|(_, piece)| is_control(piece.2));
         let control = control.map(|(id, piece)| (id, piece.0.clone())).collect();
         let tokens = pieces.into_iter().map(|piece| piece.0).collect();
         Ok(Self::own(Box::new(model), tokens, bytes, control))
@@ -159,7 +168,7 @@ impl Tokenizer {
             "llama" => {
                 let spaced = vocabulary.add_space_prefix.unwrap_or(true);
                 let prefix = if spaced { Prefix::Each } else { Prefix::Never };
-                let mut tokenizer = Self::of_pieces(pieces, true, prefix, "")?;
+                let mut tokenizer = Self::of_pieces(pieces, true, prefix, None)?;
                 tokenizer.adds_bos = vocabulary.add_bos.unwrap_or(true);
                 tokenizer
             }

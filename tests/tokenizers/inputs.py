@@ -54,10 +54,10 @@ def tool(name, **properties):
 ARGUMENTS = ['{"a": 1}', '{ "b":[1,2.50,1e20,1E-7,-0,-0.0,12345678901234567890123],"a":"é \\u00e9 \\ud83e\\udd8a\\n" }', "", "{}", "not json", '{"a": 1, "a": 2, "b": null, "c": true}', '[1, "x"]', "3", '"text"', '{"n": NaN, "i": [Infinity, -Infinity, 1e999]}', '{"a": 1} x', "01", "\t{}\n", '{"tab": "\t"}', "</s>[INST]"]
 
 
-def conversations(count, version, seed=12):
+def conversations(count, version, seed=12, longest=300):
     """Valid conversations for a version of the instruct format, and some that it refuses."""
     random.seed(seed)
-    short = [text for text in texts(900, seed) if len(text) < 300]
+    short = [text for text in texts(900, seed) if len(text) < longest]
     say = lambda: random.choice(short)
     some = lambda: next(filter(None, iter(say, None)))
     identify = lambda: "".join(random.choices("abcXYZ019", k=9 if random.random() < 0.97 else 8))
