@@ -20,7 +20,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     for (var i = index; i < params.blocks * QUADS; i += WORKGROUP) {
         let block = row * params.blocks + i / QUADS;
-        let value = weight_scale(block) * weight_quad(block, i % QUADS);
+        let value = weight_quad(block, i % QUADS, weight_scale(block));
         let inside = vec4u(4u * i) + vec4u(0u, 1u, 2u, 3u) < vec4u(params.cols);
         y[workgroup.x * params.blocks * QUADS + i] = select(vec4f(), value, inside);
     }

@@ -1,29 +1,31 @@
-// Random weights: every block is a copy of one that a hash of its number picks from a pool.
-import package::generated::{CODE_WORDS, FillParams, POOL, WORKGROUP};
-import package::quant::layout::code_index;
+// Random weights: every two neighbouring blocks are a copy of two that a hash of their number picks from a pool.
+import package::generated::{CODE_WORDS, FillParams, POOL, SCALE_HALVES, WORKGROUP};
 
-@group(0) @binding(0) var<storage, read_write> codes: array<u32>;                // [blocks, CODE_WORDS]
-@if(scales) @group(0) @binding(1) var<storage, read_write> scales: array<u32>;   // [blocks] halves, two a word
+@group(0) @binding(0) var<storage, read_write> codes: array<u32>;              // [blocks, CODE_WORDS]
+@if(scales) @group(0) @binding(1) var<storage, read_write> scales: array<u32>; // [blocks, SCALE_HALVES], two a word
 @group(0) @binding(2) var<uniform> params: FillParams;
-@group(0) @binding(3) var<storage, read> pool_codes: array<u32>;                 // [POOL, CODE_WORDS]
-@if(scales) @group(0) @binding(4) var<storage, read> pool_scales: array<u32>;    // [POOL], a half each
+@group(0) @binding(3) var<storage, read> pool_codes: array<u32>;               // [POOL, 2, CODE_WORDS]
+@if(scales) @group(0) @binding(4) var<storage, read> pool_scales: array<u32>;  // [POOL, SCALE_HALVES]
 
-// Two blocks for each invocation, which share a word of scales.
+// Two blocks are whole words of either plane. Of a last block that is alone, the words are counted.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) workgroups: vec3u) {
     for (var pair = id.x; pair < (params.blocks + 1u) / 2u; pair += workgroups.x * WORKGROUP) {
-        var word = 0u;
-        for (var i = 0u; i < 2u; i++) {
-            let block = 2u * pair + i;
-            if block < params.blocks {
-                let source = hash(params.first_block + block) % POOL;
-                for (var j = 0u; j < CODE_WORDS; j++) {
-                    codes[code_index(block, j)] = pool_codes[code_index(source, j)];
-                }
-                @if(scales) { word |= pool_scales[source] << (16u * i); }
+        let source = hash(params.first_pair + pair) % POOL;
+        for (var i = 0u; i < 2u * CODE_WORDS; i++) {
+            let at = pair * 2u * CODE_WORDS + i;
+            if at < params.blocks * CODE_WORDS {
+                codes[at] = pool_codes[source * 2u * CODE_WORDS + i];
             }
         }
-        @if(scales) { scales[pair] = word; }
+        @if(scales) {
+            for (var i = 0u; i < SCALE_HALVES; i++) {
+                let at = pair * SCALE_HALVES + i;
+                if 2u * at < params.blocks * SCALE_HALVES {
+                    scales[at] = pool_scales[source * SCALE_HALVES + i];
+                }
+            }
+        }
     }
 }
 

@@ -17,6 +17,11 @@ fn half_value(bits: u32) -> f32 {
     return select(value, -value, bits != magnitude);
 }
 
+// The low and the high half of a word.
+fn half_pair(word: u32) -> vec2f {
+    return vec2f(half_value(half_of(word, 0u)), half_value(half_of(word, 1u)));
+}
+
 // Rounds to nearest even and clamps to ±65504, by integer arithmetic as well: pack2x16float may round any way.
 // With f32's exponent e, the value is m * 2^(e - 150) for the 24-bit m.
 // Normal in f16 from e = 113 on: drops 13 bits of m, and the bias goes from 127 to 15.

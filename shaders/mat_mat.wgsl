@@ -89,12 +89,12 @@ fn x_quad(at: u32) -> Quad {
 
 @if(rounds_to_f16)
 fn scaled_weight_quad(block: u32, j: u32) -> Quad {
-    return saturated_f16(WEIGHT_SCALE * weight_scale(block) * weight_quad(block, j));
+    return saturated_f16(WEIGHT_SCALE * weight_quad(block, j, weight_scale(block)));
 }
 
 @else
 fn scaled_weight_quad(block: u32, j: u32) -> Quad {
-    return weight_scale(block) * weight_quad(block, j);
+    return weight_quad(block, j, weight_scale(block));
 }
 
 @if(rounds_to_f16)

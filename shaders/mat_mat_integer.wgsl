@@ -3,7 +3,7 @@
 // once, and each invocation multiplies ROWS rows with COLS columns: the codes exactly, then their scales.
 import package::generated::{COLS, MatmulParams, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::quant::activations::{BlockScale, dot16};
-import package::weight::{CODE_OFFSET, weight_codes, weight_scale};
+import package::weight::{WeightScale, weight_codes, weight_dot, weight_scale};
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
 @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
@@ -18,7 +18,7 @@ const DOWN = TILE_ROWS / ROWS;
 var<workgroup> x_tile: array<vec4u, 2u * TILE_ROWS>;      // [2, TILE_ROWS]: the halves of a block
 var<workgroup> x_scale_tile: array<BlockScale, TILE_ROWS>; // [TILE_ROWS]
 var<workgroup> weight_tile: array<vec4u, 2u * TILE_COLS>;  // [2, TILE_COLS]
-var<workgroup> weight_scale_tile: array<f32, TILE_COLS>; // [TILE_COLS]
+var<workgroup> weight_scale_tile: array<WeightScale, TILE_COLS>; // [TILE_COLS]
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
@@ -49,7 +49,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         workgroupBarrier();
         var low: array<vec4u, COLS>; // the first half of a block
         var high: array<vec4u, COLS>;
-        var scales: array<f32, COLS>;
+        var scales: array<WeightScale, COLS>;
         for (var col = 0u; col < COLS; col++) {
             let at = across + ACROSS * col;
             low[col] = weight_tile[at];
@@ -62,8 +62,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
             let x_high = x_tile[TILE_ROWS + at];
             let x_scale = x_scale_tile[at];
             for (var col = 0u; col < COLS; col++) {
-                let dot = dot16(low[col], x_low) + dot16(high[col], x_high) - CODE_OFFSET * x_scale.sum;
-                sums[row][col] = fma(scales[col] * x_scale.scale, f32(dot), sums[row][col]);
+                let dot = weight_dot(scales[col], dot16(low[col], x_low), dot16(high[col], x_high), x_scale.sum);
+                sums[row][col] = fma(x_scale.scale, dot, sums[row][col]);
             }
         }
         workgroupBarrier();

@@ -124,7 +124,7 @@ fn bring(index: u32, rows: u32, tile_row: u32, tile_col: u32, block: u32) {
     }
     for (var i = index; i < TILE_COLS * QUADS; i += WORKGROUP) {
         let source = min(tile_col + i / QUADS, params.rows - 1u) * params.blocks + block;
-        let quad = saturated_f16(WEIGHT_SCALE * weight_scale(source) * weight_quad(source, i % QUADS));
+        let quad = saturated_f16(WEIGHT_SCALE * weight_quad(source, i % QUADS, weight_scale(source)));
         let at = i / QUADS * STRIDE + i % QUADS * 4u;
         for (var k = 0u; k < 4u; k++) {
             weight_tile[at + k] = quad[k];

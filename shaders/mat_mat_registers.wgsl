@@ -7,7 +7,7 @@
 // exchanges them.
 import package::generated::{COLS, MatmulParams, QUADS, TILE_ROWS, WORKGROUP};
 import package::quant::activations::{BlockScale, dot16};
-import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
+import package::weight::{WeightScale, weight_codes, weight_dot, weight_quad, weight_scale};
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [rows, blocks, 8]
@@ -48,7 +48,7 @@ fn main(
 fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32, quarter: u32) {
     var low: array<vec4u, COLS>; // the first half of a block
     var high: array<vec4u, COLS>;
-    var scales: array<f32, COLS>;
+    var scales: array<WeightScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
         let at = block_of(first_col + col, params.rows, block);
         low[col] = weight_codes(at, 0u);
@@ -67,24 +67,24 @@ fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u3
         let x_low = quarters(x_codes[at + quarter]);
         let x_high = quarters(x_codes[at + 4u + quarter]);
         let scale = x_scale[row / 4u][row % 4u];
-        let offset = CODE_OFFSET * x_sum[row / 4u][row % 4u];
+        let sum = x_sum[row / 4u][row % 4u];
         for (var col = 0u; col < COLS; col++) {
-            let dot = dot16(low[col], x_low) + dot16(high[col], x_high) - offset;
-            (*sums)[row][col] = fma(scales[col] * scale, f32(dot), (*sums)[row][col]);
+            let dot = weight_dot(scales[col], dot16(low[col], x_low), dot16(high[col], x_high), sum);
+            (*sums)[row][col] = fma(scale, dot, (*sums)[row][col]);
         }
     }
 }
 
 @else
 fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32, quarter: u32) {
-    var scales: array<f32, COLS>;
+    var scales: array<WeightScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
         scales[col] = weight_scale(block_of(first_col + col, params.rows, block));
     }
     for (var j = 0u; j < QUADS; j++) {
         var quads: array<vec4f, COLS>;
         for (var col = 0u; col < COLS; col++) {
-            quads[col] = scales[col] * weight_quad(block_of(first_col + col, params.rows, block), j);
+            quads[col] = weight_quad(block_of(first_col + col, params.rows, block), j, scales[col]);
         }
         for (var row = 0u; row < TILE_ROWS; row++) {
             let at = 4u * (block_of(first_row + row, rows, block) * QUADS + j);

@@ -7,7 +7,7 @@
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
 import package::mat_vec_output::{block_of, params, write};
 import package::quant::activations::{BlockScale, dot16};
-import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
+import package::weight::{weight_codes, weight_dot, weight_quad, weight_scale};
 
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [COLS, blocks, 2]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [COLS, blocks]
@@ -65,13 +65,13 @@ fn add_part(sums: ptr<function, Sums>, first: u32, block: u32) {
         let w_high = weight_codes(at, 1u);
         let w_scale = weight_scale(at);
         for (var col = 0u; col < COLS; col++) {
-            let dot = dot16(w_low, low[col]) + dot16(w_high, high[col]) - CODE_OFFSET * scales[col].sum;
-            (*sums)[row][col] = fma(w_scale * scales[col].scale, f32(dot), (*sums)[row][col]);
+            let dot = weight_dot(w_scale, dot16(w_low, low[col]), dot16(w_high, high[col]), scales[col].sum);
+            (*sums)[row][col] = fma(scales[col].scale, dot, (*sums)[row][col]);
         }
     }
 }
 
-// Quad 21 is quad 5 of block 2. A scale times a code is exact.
+// Quad 21 is quad 5 of block 2.
 @else
 fn add_part(sums: ptr<function, Sums>, first: u32, quad: u32) {
     var quads: array<vec4f, COLS>;
@@ -80,7 +80,7 @@ fn add_part(sums: ptr<function, Sums>, first: u32, quad: u32) {
     }
     for (var row = 0u; row < ROWS; row++) {
         let at = block_of(first + row, quad / QUADS);
-        let w = weight_scale(at) * weight_quad(at, quad % QUADS);
+        let w = weight_quad(at, quad % QUADS, weight_scale(at));
         for (var col = 0u; col < COLS; col++) {
             let v = quads[col];
             (*sums)[row][col] =

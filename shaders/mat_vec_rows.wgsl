@@ -11,7 +11,7 @@
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
 import package::mat_vec_output::{block_of, params, write};
 import package::quant::activations::{BlockScale, dot16};
-import package::weight::{CODE_OFFSET, weight_codes, weight_quad, weight_scale};
+import package::weight::{WeightScale, weight_codes, weight_dot, weight_quad, weight_scale};
 
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [COLS, blocks, 8]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [COLS, blocks]
@@ -51,16 +51,15 @@ fn add_block(sums: ptr<function, Sums>, first: u32, block: u32, quarter: u32) {
         let w_high = weight_codes(at, 1u);
         let w_scale = weight_scale(at);
         for (var col = 0u; col < COLS; col++) {
-            let dot = dot16(w_low, low[col]) + dot16(w_high, high[col]) - CODE_OFFSET * scales[col].sum;
-            (*sums)[row][col] = fma(w_scale * scales[col].scale, f32(dot), (*sums)[row][col]);
+            let dot = weight_dot(w_scale, dot16(w_low, low[col]), dot16(w_high, high[col]), scales[col].sum);
+            (*sums)[row][col] = fma(scales[col].scale, dot, (*sums)[row][col]);
         }
     }
 }
 
-// A scale times a code is exact.
 @else
 fn add_block(sums: ptr<function, Sums>, first: u32, block: u32, quarter: u32) {
-    var scales: array<f32, ROWS>;
+    var scales: array<WeightScale, ROWS>;
     for (var row = 0u; row < ROWS; row++) {
         scales[row] = weight_scale(block_of(first + row, block));
     }
@@ -71,7 +70,7 @@ fn add_block(sums: ptr<function, Sums>, first: u32, block: u32, quarter: u32) {
             quads[col] = bitcast<vec4f>(quarters(bitcast<u32>(x[4u * at + quarter])));
         }
         for (var row = 0u; row < ROWS; row++) {
-            let w = scales[row] * weight_quad(block_of(first + row, block), j);
+            let w = weight_quad(block_of(first + row, block), j, scales[row]);
             for (var col = 0u; col < COLS; col++) {
                 let v = quads[col];
                 (*sums)[row][col] =

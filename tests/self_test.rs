@@ -155,8 +155,8 @@ fn faults_are_found() {
         ("mat_mat", "across + ACROSS * col, TILE_COLS", "across, TILE_COLS", |variant| {
             ["mat_mat/baseline", "mat_mat/f16_tiles"].contains(&variant)
         }),
-        ("mat_mat_integer", "+ dot16(high[col], x_high)", "", |variant| variant == "mat_mat/integer"),
-        ("mat_mat_registers", "scales[col] * weight_quad", "weight_quad", |variant| {
+        ("mat_mat_integer", "dot16(high[col], x_high)", "0", |variant| variant == "mat_mat/integer"),
+        ("mat_mat_registers", "j, scales[col]);", "j, WeightScale(1.0));", |variant| {
             variant == "mat_mat/registers"
         }),
         ("mat_mat_matrices", "= border[i]", "= border[0]", |variant| variant.starts_with("mat_mat/matrices")),

@@ -2,7 +2,7 @@
 
 struct BlockScale {
     scale: f32,
-    sum: i32, // of the block's codes: a weight's code that is stored plus 8 gives a product that is 8 · sum too large
+    sum: i32, // of the block's codes, with which `weight_dot` corrects for weights' codes that are all off by as much
 }
 
 struct Block {

@@ -5,18 +5,20 @@ import package::quant::layout::code_index;
 @if(f16) @group(0) @binding(0) var<storage, read> codes: array<vec4<f16>>; // [rows, blocks, 8]
 @else @group(0) @binding(0) var<storage, read> codes: array<u32>;          // [rows, blocks, 16]
 
-fn weight_scale(block: u32) -> f32 {
+alias WeightScale = f32;
+
+fn weight_scale(block: u32) -> WeightScale {
     return 1.0;
 }
 
-// Weights 4j to 4j + 3 of a block, before scaling: words 2j and 2j + 1.
+// Weights 4j to 4j + 3 of a block: words 2j and 2j + 1.
 @if(f16)
-fn weight_quad(block: u32, j: u32) -> vec4f {
+fn weight_quad(block: u32, j: u32, scale: WeightScale) -> vec4f {
     return vec4f(codes[code_index(block, 2u * j) / 2u]);
 }
 
 @else
-fn weight_quad(block: u32, j: u32) -> vec4f {
+fn weight_quad(block: u32, j: u32, scale: WeightScale) -> vec4f {
     let at = code_index(block, 2u * j);
     let low = codes[at];
     let high = codes[at + 1u];

@@ -148,26 +148,23 @@ impl Weight {
     }
 
     /// Fills the matrix with random weights of mean 0 and about the given standard deviation, on the
-    /// device: each block is one of a pool that is encoded on the host. Padding is random, too.
+    /// device: every two blocks are of a pool that is encoded on the host. Padding is random, too.
     ///
     /// # Errors
     /// As [`Gpu::replay`] and [`Step::new`].
     pub fn fill_random(&self, gpu: &Gpu, seed: u32, standard_deviation: f32) -> Result<()> {
-        let pool = Matrix::encode(
-            self.format,
-            POOL as usize,
-            BLOCK,
-            &uniform_values(seed, POOL as usize * BLOCK, standard_deviation),
-        );
-        let pool_scales: Vec<u32> = pool.scales.iter().map(|scale| u32::from(*scale)).collect();
+        let (pairs, pair) = (POOL as usize, 2 * self.format.block);
+        let values = uniform_values(seed, pairs * pair, standard_deviation);
+        let pool = Matrix::encode(self.format, pairs, pair, &values);
         let pool_codes = gpu.upload("pool", &pool.codes)?;
-        let pool_scales = gpu.upload("pool", &pool_scales)?;
+        let pool_scales = gpu.upload("pool", &pool.scales)?;
         let (_, kernel) = FILL.choose(gpu, &self.format)?;
         let mut recording = Recording::default();
         for part in &self.parts {
-            let blocks = part.rows * self.blocks();
-            let first_block = part.first_row.wrapping_mul(self.blocks());
-            let params = gpu.uniform(&FillParams { blocks, first_block, seed })?;
+            let row_blocks = self.format.blocks(self.cols as usize) as u32;
+            let blocks = part.rows * row_blocks;
+            let first_pair = (part.first_row / 2).wrapping_mul(row_blocks);
+            let params = gpu.uniform(&FillParams { blocks, first_pair, seed })?;
             let mut bindings = vec![("codes", &part.codes), ("params", &params), ("pool_codes", &pool_codes)];
             if let Some(scales) = &part.scales {
                 bindings.extend([("scales", scales), ("pool_scales", &pool_scales)]);
@@ -193,7 +190,13 @@ impl WeightPart {
     }
 }
 
-/// A key whose shader decodes weights of `format` through `package::weight`.
+/// A key whose shader decodes weights of `format` through `package::weight`, by blocks of [`BLOCK`] weights.
+///
+/// That module, `quant/<format>`, has a type `WeightScale` and the functions `weight_scale(block)`, what a block's weights
+/// have in common; `weight_quad(block, j, scale)`, weights `4j` to `4j + 3`; and, with the flag `integer` and for
+/// formats with scales, in place of it `weight_codes(block, h)`, codes `16h` to `16h + 15`, and `weight_dot(scale, low,
+/// high, sum)`, the product of a block with codes of activations: `low` and `high` are those of either half's codes,
+/// `sum` is the sum of the activations' codes.
 pub(super) fn weight_key(shader: &'static str, format: &'static Format) -> KernelKey {
     let mut modules = SHADERS.iter().map(|(name, _)| *name);
     let decoder = modules.find(|name| name.strip_prefix("quant/") == Some(format.name));
@@ -208,17 +211,17 @@ pub(super) fn reads_f16(format: &Format) -> bool {
     format.name == "f16"
 }
 
-/// Whether the weights are integers times a scale for each block, so that its shader has `weight_codes`.
+/// Whether the weights are integers times scales, so that its shader has `weight_codes`.
 pub(super) fn reads_integers(format: &Format) -> bool {
-    format.scale_halves == 1
+    format.scale_halves > 0
 }
 
 uniform! {
-    struct FillParams { blocks: u32, first_block: u32, seed: u32 }
+    struct FillParams { blocks: u32, first_pair: u32, seed: u32 }
 }
 
-/// Blocks to choose from.
-const POOL: u32 = 1024;
+/// Pairs of blocks to choose from.
+const POOL: u32 = 512;
 
 const FILL_WORKGROUP: u32 = 64;
 
@@ -234,6 +237,7 @@ pub static FILL: Operation<&Format> = Operation {
                 .constant("WORKGROUP", FILL_WORKGROUP)
                 .constant("POOL", POOL)
                 .constant("CODE_WORDS", format.code_words as u32)
+                .constant("SCALE_HALVES", format.scale_halves as u32)
                 .flag("scales", format.scale_halves > 0)
         },
     }],

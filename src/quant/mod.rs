@@ -8,9 +8,19 @@ mod bf16;
 mod f16;
 mod f32;
 mod ggml;
+mod iq4_nl;
+mod iq4_xs;
 mod matrix;
+mod packed;
 mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod search;
 
 use rayon::prelude::*;
 
@@ -45,7 +55,21 @@ pub struct Format {
 }
 
 /// Every format, most exact first.
-pub static FORMATS: [&Format; 5] = [&f32::F32, &f16::F16, &bf16::BF16, &q8_0::Q8_0, &q4_0::Q4_0];
+pub static FORMATS: [&Format; 13] = [
+    &f32::F32,
+    &f16::F16,
+    &bf16::BF16,
+    &q8_0::Q8_0,
+    &q6_k::Q6_K,
+    &q5_k::Q5_K,
+    &q5_1::Q5_1,
+    &q5_0::Q5_0,
+    &q4_k::Q4_K,
+    &iq4_nl::IQ4_NL,
+    &iq4_xs::IQ4_XS,
+    &q4_1::Q4_1,
+    &q4_0::Q4_0,
+];
 
 /// The format of that name.
 pub fn by_name(name: &str) -> Option<&'static Format> {
@@ -67,6 +91,11 @@ impl Format {
     /// Whether rows of `cols` weights can be in this format.
     pub fn takes(&self, cols: usize) -> bool {
         self.block == BLOCK || cols.is_multiple_of(self.block)
+    }
+
+    /// The next number of columns, from `cols` on, that rows in this format can have.
+    pub fn round_up(&self, cols: usize) -> usize {
+        if self.takes(cols) { cols } else { cols.next_multiple_of(self.block) }
     }
 
     /// Blocks in a row of `cols` weights; the last is filled up with zeros.

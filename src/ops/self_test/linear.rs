@@ -17,16 +17,18 @@ use crate::{
     tensor::{ActivationFormat, Q8Tensor, Tensor},
 };
 
-/// More than a tile in every direction, and more blocks than a workgroup has invocations.
+/// More than a tile in every direction, and more blocks than a workgroup has invocations; and as many columns, or some
+/// more.
 const ROWS: usize = 70;
 const COLS: usize = 2100;
 
 /// Random weights. Those of odd rows are so small that block scales, or the weights themselves in
 /// `f16`, are subnormal.
 fn matrix(format: &'static Format) -> Matrix {
-    let mut values = uniform_values(1, ROWS * COLS, 0.5);
-    values.chunks_exact_mut(COLS).skip(1).step_by(2).flatten().for_each(|value| *value *= 1e-4);
-    Matrix::encode(format, ROWS, COLS, &values)
+    let cols = format.round_up(COLS);
+    let mut values = uniform_values(1, ROWS * cols, 0.5);
+    values.chunks_exact_mut(cols).skip(1).step_by(2).flatten().for_each(|value| *value *= 1e-4);
+    Matrix::encode(format, ROWS, cols, &values)
 }
 
 pub async fn embedding(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
@@ -124,7 +126,7 @@ struct Product {
     matrix: Matrix,
     rows: RowCount,
     count: u32,
-    /// `[count, COLS]`.
+    /// `[count, cols]`.
     values: Vec<f32>,
     /// As `values`, but multiples of a power of two, at most 127, with 127 in every block.
     in_codes: Vec<f32>,
@@ -132,26 +134,28 @@ struct Product {
 
 impl Product {
     fn new(format: &'static Format, rows: RowCount, count: u32) -> Self {
-        let values = uniform_values(2, count as usize * COLS, 1.0);
-        let code = |(index, value): (usize, &f32)| match index % COLS % BLOCK {
+        let matrix = matrix(format);
+        let values = uniform_values(2, count as usize * matrix.cols, 1.0);
+        let code = |(index, value): (usize, &f32)| match index % matrix.cols % BLOCK {
             0 => 127.0 / 64.0,
             _ => (value * 64.0).round() / 64.0,
         };
         let in_codes = values.iter().enumerate().map(code).collect();
-        Self { matrix: matrix(format), rows, count, values, in_codes }
+        Self { matrix, rows, count, values, in_codes }
     }
 
-    /// Worst error with the activations `x`, `[count, COLS]`, relative to `Σ|w·x|`.
+    /// Worst error with the activations `x`, `[count, cols]`, relative to `Σ|w·x|`.
     async fn error(&self, gpu: &Gpu, x: &[f32]) -> Result<f32> {
         let expected = reference::matmul(&self.matrix, x);
+        let cols = self.matrix.cols;
         let weights: Vec<Vec<f32>> = (0..ROWS).map(|row| self.matrix.row(row)).collect();
         let magnitude = |index: usize| -> f32 {
-            let x = &x[index / ROWS * COLS..][..COLS];
+            let x = &x[index / ROWS * cols..][..cols];
             weights[index % ROWS].iter().zip(x).map(|(w, x)| (w * x).abs()).sum()
         };
         let weight = Weight::from_matrix(gpu, "weight", &self.matrix)?;
-        let x = Tensor::from_values(gpu, "x", x, COLS as u32)?;
-        let q8 = Q8Tensor::zeros(gpu, "x in codes", self.count, COLS as u32)?;
+        let x = Tensor::from_values(gpu, "x", x, cols as u32)?;
+        let q8 = Q8Tensor::zeros(gpu, "x in codes", self.count, cols as u32)?;
         let y = Tensor::zeros(gpu, "y", self.count, ROWS as u32)?;
         let counts = gpu.upload("counts", &[self.count])?;
         let mut recording = Recording::default();
