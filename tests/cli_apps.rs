@@ -167,3 +167,35 @@ fn chat_answers_each_line_and_obeys_commands() {
         assert!(status > 0 && error.contains("error: "), "{line}: {error}");
     }
 }
+
+#[test]
+fn chat_takes_up_a_conversation_and_goes_on_with_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let question = r#"{"role": "user", "content": "So, how many legs does a dog have?"}"#;
+    let asked = file(dir.path(), "asked.json", &format!("[{question}]"));
+    let said = |path: &str| {
+        let lines = json_lines(
+            &["chat", "--json", "--temperature", "0", "--max-tokens", "20", "--messages", path],
+            "",
+        );
+        assert_eq!(lines.len(), 1);
+        lines[0]["content"].as_str().unwrap().to_owned()
+    };
+    let answer = said(&asked);
+    let (begun, _) = answer.split_once(' ').unwrap();
+    let begun = format!(
+        r#"{{"messages": [{question}, {{"role": "assistant", "content": "{begun}", "prefix": true}}]}}"#
+    );
+    assert_eq!(said(&file(dir.path(), "begun.json", &begun)), answer);
+    let tools = r#"[{"function": {"name": "f"}}]"#;
+    let with_tools = ["chat", "--messages", &asked, "--tools", &file(dir.path(), "tools.json", tools)];
+    let (status, error) = failure(&with_tools, "");
+    assert!(status == 1 && error.contains("[AVAILABLE_TOOLS]"), "{error}");
+    let (status, error) = failure(&["chat", "--messages", &file(dir.path(), "bad.json", "[1]")], "");
+    assert!(status == 2 && error.contains("bad.json"), "{error}");
+    let ids = stdout(&["tokenize", "--chat", &format!("[{question}]")], "");
+    assert_eq!(
+        stdout(&["detokenize", "--special", ids.trim()], ""),
+        "<s>[INST] So, how many legs does a dog have?[/INST]\n"
+    );
+}

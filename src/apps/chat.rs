@@ -6,7 +6,7 @@ use super::answer;
 use crate::{
     Error, ErrorKind, Result,
     generate::{Engine, Finish, GenerateOptions, Session},
-    text::{ChatFormat, Encode, Message},
+    text::{ChatFormat, Encode, Message, Tool, ToolCall},
 };
 
 /// Tokens kept free for an answer unless told otherwise, as far as a quarter of the context goes.
@@ -20,6 +20,7 @@ const ANSWER_TOKENS: usize = 512;
 pub struct Chat {
     session: Session,
     messages: Vec<Message>,
+    tools: Vec<Tool>,
     /// The first message that the model still sees, the system's aside.
     first_seen: usize,
 }
@@ -27,8 +28,10 @@ pub struct Chat {
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
-    /// The text.
+    /// The text; with a message that was begun, all of it.
     pub text: String,
+    /// What the model asks of tools, to be answered by messages of the role `tool`.
+    pub tool_calls: Vec<ToolCall>,
     /// Why it ended; `None`: it was broken off.
     pub finish: Option<Finish>,
     /// Tokens of the prompt, the whole conversation.
@@ -45,9 +48,34 @@ impl Chat {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] when the model has no tokenizer.
     pub fn new(engine: &Arc<Engine>, system: Option<String>) -> Result<Self> {
+        Self::resume(
+            engine,
+            system.map(|content| Message::new("system", content)).into_iter().collect(),
+            Vec::new(),
+        )
+    }
+
+    /// Takes up a conversation in which the model may call tools.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`ErrorKind::Argument`] for tools with a model that has no chat format.
+    pub fn resume(engine: &Arc<Engine>, messages: Vec<Message>, tools: Vec<Tool>) -> Result<Self> {
         engine.tokenizer()?;
-        let messages: Vec<_> = system.map(|content| Message::new("system", content)).into_iter().collect();
-        Ok(Self { session: engine.session(), first_seen: messages.len(), messages })
+        if !tools.is_empty() && engine.chat_format().is_none() {
+            return Err(Error::new(
+                ErrorKind::Argument,
+                "tools",
+                "this model has no chat format to tell them in",
+            ));
+        }
+        let mut chat = Self { session: engine.session(), first_seen: 0, messages, tools };
+        chat.first_seen = chat.system().len();
+        Ok(chat)
+    }
+
+    /// Whether the next message is the model's.
+    pub fn awaits_answer(&self) -> bool {
+        self.messages.last().is_some_and(|last| last.prefix || last.role == "user" || last.role == "tool")
     }
 
     /// The whole conversation.
@@ -61,7 +89,7 @@ impl Chat {
         self.messages.truncate(self.first_seen);
     }
 
-    /// Writes the conversation to a file, as a JSON array of objects with `role` and `content`; the file is
+    /// Writes the conversation to a file, as a JSON array in OpenAI's layout; the file is
     /// there whole or not at all.
     ///
     /// # Errors
@@ -96,15 +124,33 @@ impl Chat {
         options: &GenerateOptions,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Turn> {
-        let before = (self.messages.len(), self.first_seen);
         self.messages.push(Message::new("user", text));
+        let turn = self.go_on(options, on_text).await;
+        if turn.is_err() {
+            self.messages.pop();
+        }
+        turn
+    }
+
+    /// As [`say`](Self::say), of a conversation that awaits an answer: the model speaks, or goes on with what it
+    /// began to say.
+    ///
+    /// # Errors
+    /// As [`say`](Self::say).
+    pub async fn go_on(
+        &mut self,
+        options: &GenerateOptions,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Turn> {
+        let first_seen = self.first_seen;
         let turn = self.answer(options.clone(), on_text).await;
         match &turn {
-            Ok(turn) => self.messages.push(Message::new("assistant", turn.text.clone())),
-            Err(_) => {
-                self.messages.truncate(before.0);
-                self.first_seen = before.1;
+            Ok(turn) => {
+                self.messages.pop_if(|last| last.prefix);
+                let tool_calls = turn.tool_calls.clone();
+                self.messages.push(Message { tool_calls, ..Message::new("assistant", turn.text.clone()) });
             }
+            Err(_) => self.first_seen = first_seen,
         }
         turn
     }
@@ -123,22 +169,36 @@ impl Chat {
             if prompt.len() <= limit {
                 break prompt;
             }
-            // A user's message and its answer.
-            if self.first_seen + 2 >= self.messages.len() {
+            // A user's message and what answers it.
+            let mut later =
+                (self.first_seen + 1..self.messages.len()).filter(|at| self.messages[*at].role == "user");
+            self.first_seen = later.next().ok_or_else(|| {
                 let expected = format!("at most {limit} tokens with what the template adds");
-                return Err(Error::expected(ErrorKind::Argument, "message", expected, prompt.len()));
-            }
-            self.first_seen += 2;
+                Error::expected(ErrorKind::Argument, "message", expected, prompt.len())
+            })?;
         };
         self.session.reset_to(&prompt)?;
         let cached_tokens = self.session.computed();
         if engine.chat_format().is_none() {
             options.stop.push("\nUser:".into());
         }
-        let (text, finish) = answer(&mut self.session, options, on_text).await?;
+        let tokenizer = engine.tokenizer()?;
+        let calls = engine.chat_format().and_then(|format| format.tool_calls(tokenizer));
+        let answer = answer(&mut self.session, options, calls, on_text).await?;
+        let mut message = Message::new("assistant", answer.text.trim_end());
+        if let Some(format) = engine.chat_format().filter(|_| answer.ids.iter().any(|id| Some(*id) == calls))
+        {
+            message = format.answer(tokenizer, &answer.ids)?;
+        }
+        if let Some(begun) = self.messages.last().filter(|last| last.prefix) {
+            // Together, since a text loses its first space.
+            let begun = tokenizer.encode(begun.content.trim_end(), Encode::default())?;
+            message.content = tokenizer.decode(&[begun, answer.ids].concat(), true)?.trim_end().to_owned();
+        }
         Ok(Turn {
-            text: text.trim_end().to_owned(),
-            finish,
+            text: message.content,
+            tool_calls: message.tool_calls,
+            finish: answer.finish,
             prompt_tokens: prompt.len(),
             cached_tokens,
             dropped: self.first_seen - first_seen,
@@ -158,11 +218,13 @@ impl Chat {
         match engine.chat_format() {
             // An instruct format has no place for an answer of nothing.
             Some(format @ ChatFormat::Instruct(_)) => {
-                let said = |message: &&Message| message.role != "assistant" || !message.content.is_empty();
+                let is_empty =
+                    |message: &Message| message.content.is_empty() && message.tool_calls.is_empty();
+                let said = |message: &&Message| message.role != "assistant" || !is_empty(message);
                 let seen: Vec<Message> = seen.iter().filter(said).cloned().collect();
-                format.encode(tokenizer, &seen, &[], true)
+                format.encode(tokenizer, &seen, &self.tools, true)
             }
-            Some(format) => format.encode(tokenizer, &seen, &[], true),
+            Some(format) => format.encode(tokenizer, &seen, &self.tools, true),
             None => tokenizer.encode(&plain(&seen), Encode { special: false, bos: true }),
         }
     }

@@ -30,22 +30,37 @@ use crate::{
     generate::{Finish, GenerateOptions, Session},
 };
 
-/// Continues a session and hands the text on as it comes, without the white space at its beginning;
-/// whoever receives it may break off. Returns all of it and why it ended, `None` if broken off.
+/// What a model answered.
+struct Answer {
+    /// All of it, without the white space at its beginning.
+    text: String,
+    /// Its tokens.
+    ids: Vec<u32>,
+    /// Why it ended; `None`: it was broken off.
+    finish: Option<Finish>,
+}
+
+/// Continues a session and hands the text on as it comes, without the white space at its beginning, up to the token
+/// `until`; whoever receives it may break off.
 async fn answer(
     session: &mut Session,
     options: GenerateOptions,
+    until: Option<u32>,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
-) -> Result<(String, Option<Finish>)> {
+) -> Result<Answer> {
     let mut pieces = pin!(session.generate(options));
-    let mut text = String::new();
+    let mut answer = Answer { text: String::new(), ids: Vec::new(), finish: None };
+    let mut shown = true;
     while let Some(piece) = pieces.try_next().await? {
-        let new = if text.is_empty() { piece.text.trim_start() } else { &piece.text };
-        text += new;
-        let broken_off = on_text(new).is_break();
+        answer.ids.push(piece.token.id);
+        shown &= Some(piece.token.id) != until;
+        let new = if answer.text.is_empty() { piece.text.trim_start() } else { &piece.text };
+        answer.text += new;
+        let broken_off = on_text(if shown { new } else { "" }).is_break();
+        answer.finish = piece.finish;
         if piece.finish.is_some() || broken_off {
-            return Ok((text, piece.finish));
+            break;
         }
     }
-    Ok((text, None))
+    Ok(answer)
 }

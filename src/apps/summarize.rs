@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use super::{Job, PromptFormat, PromptTemplate, Variables, answer, parts};
+use super::{Answer, Job, PromptFormat, PromptTemplate, Variables, answer, parts};
 use crate::{
     Error, ErrorKind, Result,
     generate::{Engine, Finish, GenerateOptions, SamplingParams, Session, Speculate},
@@ -97,7 +97,7 @@ impl Summarizer {
             if prompt.len() + answer_tokens <= context {
                 session.reset_to(&prompt)?;
                 let mut on_text = |text: &str| progress(Progress::Text(text));
-                let (text, finish) = answer(&mut session, options, &mut on_text).await?;
+                let Answer { text, finish, .. } = answer(&mut session, options, None, &mut on_text).await?;
                 return Ok(Summary { text: text.trim_end().into(), parts: made, finish });
             }
             let room = self.room(context, answer_tokens)?;
@@ -121,8 +121,8 @@ impl Summarizer {
 
     async fn part(&self, session: &mut Session, part: &str, options: &GenerateOptions) -> Result<String> {
         session.reset_to(&self.prompt(part)?)?;
-        let (text, _) = answer(session, options.clone(), &mut |_| ControlFlow::Continue(())).await?;
-        Ok(text.trim_end().to_owned())
+        let answer = answer(session, options.clone(), None, &mut |_| ControlFlow::Continue(())).await?;
+        Ok(answer.text.trim_end().to_owned())
     }
 
     /// Tokens that a part may have: at least twice those of its summary, so that every round shortens.

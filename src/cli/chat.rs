@@ -3,21 +3,24 @@
 use std::{
     io::{self, BufRead, IsTerminal, StdoutLock, Write, stdin, stdout},
     ops::ControlFlow,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use mistral_wgpu::{
-    Error,
+    Error, Result,
     apps::{Chat, Turn},
     generate::{Engine, Finish, GenerateOptions},
+    text::{Message, Tool},
 };
 use pollster::block_on;
 use rustyline::{DefaultEditor, error::ReadlineError};
 use serde_json::json;
 
 use super::{
-    Failure, Outcome, finish_name, interrupt,
+    Failure, Outcome,
+    conversation::{Conversation, read},
+    finish_name, interrupt,
     model::ModelArgs,
     sampling::{SamplingArgs, tokens_per_step},
     usage,
@@ -38,6 +41,7 @@ Examples:
   mistral chat --system 'Answer in French.' --temperature 0.7
   mistral chat --model ~/Mistral-7B-Instruct-v0.3 --weights q8_0
   printf 'How many legs does a dog have?\\n/save talk.json\\n' | mistral chat --json
+  mistral chat --model ~/Mistral-7B-Instruct-v0.3 --messages talk.json --tools tools.json
 
 In place of a message:
 {COMMANDS}
@@ -46,23 +50,44 @@ Each line is a message. Ctrl-C ends an answer, which stays in the conversation a
 conversation outgrows the context, the model no longer sees its oldest turns, and a line on stderr says so.
 
 With --json each answer is one line, an object of `role`, `content`, `finish` (`stop`, `length` or
-`interrupted`), `prompt_tokens`, `cached_tokens` (those of them that were not computed again) and `tokens_per_step`
+`interrupted`), `tool_calls` where there are any, `prompt_tokens`, `cached_tokens` (those of them that were not computed again) and `tokens_per_step`
 (see --speculate)."))]
 pub struct Args {
     /// Instructions for the model, ahead of the conversation.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Take up the conversation in this JSON file, an array of messages as /save writes it and OpenAI lays it out
+    /// (or an object with `messages` and `tools`). Where it awaits an answer, that is printed and no more.
+    #[arg(long, value_name = "FILE", conflicts_with = "system")]
+    messages: Option<PathBuf>,
+    /// Tools that the model may call, a JSON array of functions with JSON schemas as OpenAI lays them out. A call is
+    /// printed as JSON; answer it with --messages, by a message of the role `tool`.
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
+impl Args {
+    fn chat(&self, engine: &Arc<Engine>) -> Result<Chat> {
+        let conversation = self.messages.as_deref().map(read::<Conversation>).transpose()?;
+        let system = self.system.as_ref().map(|content| Message::new("system", content));
+        let messages = conversation.as_ref().map(|conversation| conversation.messages().to_owned());
+        let mut tools = self.tools.as_deref().map(read::<Vec<Tool>>).transpose()?.unwrap_or_default();
+        tools.extend_from_slice(conversation.as_ref().map_or(&[], Conversation::tools));
+        Chat::resume(engine, messages.unwrap_or_else(|| system.into_iter().collect()), tools)
+    }
+}
+
 pub fn run(args: &Args, json: bool) -> Outcome {
     let engine = args.model.load()?;
     let options = args.sampling.options(engine.generation_config(), engine.config().vocab_size)?;
-    let mut talk =
-        Talk { chat: Chat::new(&engine, args.system.clone())?, engine, options, json, out: stdout().lock() };
+    let mut talk = Talk { chat: args.chat(&engine)?, engine, options, json, out: stdout().lock() };
+    if args.messages.is_some() && talk.chat.awaits_answer() {
+        return talk.answer(None);
+    }
     if !stdin().is_terminal() {
         for line in stdin().lock().lines() {
             let line = line.map_err(|error| Error::io("standard input", error))?;
@@ -123,18 +148,19 @@ impl Talk {
             _ if word.starts_with('/') => {
                 return Err(usage(word, "no such command; /help shows them"));
             }
-            _ => self.say(line)?,
+            _ => self.answer(Some(line))?,
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    fn say(&mut self, text: &str) -> Outcome {
+    /// Prints the answer to a message, or to the conversation as it is.
+    fn answer(&mut self, message: Option<&str>) -> Outcome {
         let Self { chat, engine, options, json, out } = self;
         let before = block_on(engine.step_counts());
         let mut written = Ok(());
         interrupt::catch();
         interrupt::take();
-        let turn = block_on(chat.say(text, options, &mut |text| {
+        let mut print = |text: &str| {
             if !*json {
                 written = write!(out, "{text}").and_then(|()| out.flush());
             }
@@ -143,13 +169,17 @@ impl Talk {
             } else {
                 ControlFlow::Continue(())
             }
-        }))?;
+        };
+        let turn = match message {
+            Some(message) => block_on(chat.say(message, options, &mut print)),
+            None => block_on(chat.go_on(options, &mut print)),
+        }?;
         written?;
         let tokens_per_step = tokens_per_step(block_on(engine.step_counts()) - before);
         tracing::info!(tokens_per_step, "answered");
-        let Turn { text, finish, prompt_tokens, cached_tokens, dropped } = turn;
+        let Turn { text, tool_calls, finish, prompt_tokens, cached_tokens, dropped } = turn;
         if *json {
-            let answer = json!({
+            let mut answer = json!({
                 "role": "assistant",
                 "content": text,
                 "finish": finish_name(finish),
@@ -157,9 +187,14 @@ impl Talk {
                 "cached_tokens": cached_tokens,
                 "tokens_per_step": tokens_per_step,
             });
+            if !tool_calls.is_empty() {
+                answer["tool_calls"] = serde_json::to_value(tool_calls)?;
+            }
             writeln!(out, "{answer}")?;
-        } else {
+        } else if tool_calls.is_empty() {
             writeln!(out)?;
+        } else {
+            writeln!(out, "{}", serde_json::to_string(&tool_calls)?)?;
         }
         out.flush()?;
         if dropped > 0 {

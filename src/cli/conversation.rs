@@ -1,10 +1,12 @@
 //! Conversations as JSON.
 
+use std::{fs, path::Path};
+
 use mistral_wgpu::{
     Error, ErrorKind, Result,
     text::{Message, Tool},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 /// Messages, alone or with tools.
 #[derive(Debug, Deserialize)]
@@ -45,6 +47,16 @@ pub fn parse(text: &str) -> Result<Conversation> {
             "a JSON array of messages with `role` and `content`, or an object with `messages` and `tools`";
         Error::expected(ErrorKind::Argument, "conversation", expected, "something else")
     })
+}
+
+/// A JSON file.
+///
+/// # Errors
+/// [`ErrorKind::Io`] where it cannot be read, [`ErrorKind::Argument`] where it is not what it should be.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::new(ErrorKind::Argument, path.display(), &error).because(error))
 }
 
 /// The error of a model that is not made for conversations.

@@ -79,13 +79,18 @@ impl ChatFormat {
         }
     }
 
+    /// The control token that begins calls of tools, in formats that have one.
+    pub fn tool_calls(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        tokenizer.control_id("[TOOL_CALLS]")
+    }
+
     /// What the model said, from the ids of its answer: text, and calls of tools in Mistral's formats. A call that is
     /// not JSON stays text.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn answer(&self, tokenizer: &Tokenizer, ids: &[u32]) -> Result<Message> {
-        let token = tokenizer.control_id("[TOOL_CALLS]");
+        let token = self.tool_calls(tokenizer);
         let mut parts = ids.split(|id| Some(*id) == token);
         let decode = |ids: &[u32]| Ok::<_, crate::Error>(tokenizer.decode(ids, true)?.trim().to_owned());
         let mut message = Message::new("assistant", decode(parts.next().unwrap_or_default())?);
