@@ -64,7 +64,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         for (var k = 0u; k < COLS; k++) {
             let col = first_col + across + ACROSS * k;
             if row < rows && col < params.rows {
-                y[row * params.y_stride + params.first_row + col] = unscaled(sums[i][k]);
+                y[row * params.y_stride + params.first_row + params.row_step * col] = unscaled(sums[i][k]);
             }
         }
     }

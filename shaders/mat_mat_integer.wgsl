@@ -74,7 +74,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         for (var k = 0u; k < COLS; k++) {
             let col = first_col + across + ACROSS * k;
             if row < rows && col < params.rows {
-                y[row * params.y_stride + params.first_row + col] = sums[i][k];
+                y[row * params.y_stride + params.first_row + params.row_step * col] = sums[i][k];
             }
         }
     }

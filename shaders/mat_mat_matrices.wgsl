@@ -43,7 +43,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
     let tile_col = workgroup.x * TILE_COLS;
     let tile_row = workgroup.y * TILE_ROWS;
     // Whether all of the tile is written, to places that a matrix can be stored to.
-    let whole = tile_row + TILE_ROWS <= rows && tile_col + TILE_COLS <= params.rows && params.first_row % 4u == 0u;
+    let whole = tile_row + TILE_ROWS <= rows && tile_col + TILE_COLS <= params.rows && params.first_row % 4u == 0u
+        && params.row_step == 1u;
 
     // With fewer subgroups than slots, several passes; with more, the rest repeat the last slot.
     for (var first = 0u; first < SLOTS; first += invocation.subgroups) {
@@ -106,7 +107,7 @@ fn write_border(index: u32, rows: u32, first_row: u32, first_col: u32) {
         let row = first_row + i / SIZE;
         let col = first_col + i % SIZE;
         if row < rows && col < params.rows {
-            y[row * params.y_stride + params.first_row + col] = border[i];
+            y[row * params.y_stride + params.first_row + params.row_step * col] = border[i];
         }
     }
 }

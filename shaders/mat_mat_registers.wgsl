@@ -38,7 +38,7 @@ fn main(
     for (var row = 0u; row < TILE_ROWS; row++) {
         for (var col = 0u; col < COLS; col++) {
             if first_row + row < rows && first_col + col < params.rows {
-                y[(first_row + row) * params.y_stride + params.first_row + first_col + col] = sums[row][col];
+                y[(first_row + row) * params.y_stride + params.first_row + params.row_step * (first_col + col)] = sums[row][col];
             }
         }
     }

@@ -7,7 +7,7 @@ import package::generated::MatmulParams;
 // The product of the weight's row `row` with row `col` of x. There are no rows past the end.
 fn write(row: u32, col: u32, value: f32) {
     if row < params.rows {
-        y[col * params.y_stride + params.first_row + row] = value;
+        y[col * params.y_stride + params.first_row + params.row_step * row] = value;
     }
 }
 

@@ -26,7 +26,13 @@ const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model");
 fn load(dir: &Path, context: u32) -> Arc<Engine> {
     let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
     let model = ModelOptions { context, cache_tokens: Some(8192), ..Default::default() };
-    let options = EngineOptions { weights: by_name("f16"), model, skip_self_test: true, tune: Tune::Never };
+    let options = EngineOptions {
+        weights: by_name("f16"),
+        model,
+        skip_self_test: true,
+        tune: Tune::Never,
+        ..Default::default()
+    };
     block_on(Engine::load(gpu, &ModelSource::Folder(dir.into()), &options, &mut |_, _| {})).unwrap()
 }
 

@@ -101,6 +101,7 @@ fn convert(name: &str, shards: usize) -> TempDir {
                 DType::F32 => Dtype::F32,
                 DType::F16 => Dtype::F16,
                 DType::BF16 => Dtype::BF16,
+                DType::Blocks(_) => unreachable!("no quantized tensors"),
             };
             let mut bytes = tensor.bytes.to_vec();
             if tensor.name.contains("q_proj") || tensor.name.contains("k_proj") {

@@ -49,7 +49,13 @@ fn held_out<T: DeserializeOwned>(name: &str) -> Vec<T> {
 fn engine(format: &str) -> Arc<Engine> {
     let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
     let model = ModelOptions { context: 512, cache_tokens: Some(512 * WIDTH as u32), ..Default::default() };
-    let options = EngineOptions { weights: by_name(format), model, skip_self_test: true, tune: Tune::Never };
+    let options = EngineOptions {
+        weights: by_name(format),
+        model,
+        skip_self_test: true,
+        tune: Tune::Never,
+        ..Default::default()
+    };
     block_on(Engine::load(gpu, &ModelSource::Folder(DEMO.into()), &options, &mut |_, _| {})).unwrap()
 }
 

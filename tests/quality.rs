@@ -40,7 +40,13 @@ fn engine(folder: &str, weights: &str, rows: u32, width: u32) -> Arc<Engine> {
         cache_tokens: Some(width * 600),
         ..Default::default()
     };
-    let options = EngineOptions { weights: by_name(weights), model, skip_self_test: true, tune: Tune::Never };
+    let options = EngineOptions {
+        weights: by_name(weights),
+        model,
+        skip_self_test: true,
+        tune: Tune::Never,
+        ..Default::default()
+    };
     let source = ModelSource::Folder(path(folder));
     block_on(Engine::load(Arc::new(gpu), &source, &options, &mut |_, _| {})).unwrap()
 }

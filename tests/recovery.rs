@@ -29,7 +29,13 @@ fn source(name: &str) -> ModelSource {
 
 fn options(weights: &str) -> EngineOptions {
     let model = ModelOptions { context: 512, cache_tokens: Some(2048), max_rows: 64, ..Default::default() };
-    EngineOptions { weights: by_name(weights), model, skip_self_test: true, tune: Tune::Never }
+    EngineOptions {
+        weights: by_name(weights),
+        model,
+        skip_self_test: true,
+        tune: Tune::Never,
+        ..Default::default()
+    }
 }
 
 fn greedy(tokens: usize) -> GenerateOptions {
@@ -242,7 +248,7 @@ fn the_longest_context_is_the_longest() {
                 let options = ModelOptions { context, cache_tokens, ..asked };
                 Fit::new(&config, &options, format).fits(Some(memory)).unwrap()
             };
-            match Fit::longest_context(&config, &asked, format, memory) {
+            match Fit::longest_context(&config, &asked, &format.into(), memory) {
                 None => assert!(!fits(PAGE)),
                 Some(context) => {
                     assert!(fits(context) && context as usize <= config.max_position_embeddings);

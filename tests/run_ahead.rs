@@ -41,7 +41,13 @@ fn engine(name: &str, model: ModelOptions, sample: Option<&str>) -> Arc<Engine> 
         "demo" => root.join("examples/demo-model"),
         name => root.join("tests/fixtures/models").join(name),
     };
-    let options = EngineOptions { weights: by_name("f32"), model, skip_self_test: true, tune: Tune::Never };
+    let options = EngineOptions {
+        weights: by_name("f32"),
+        model,
+        skip_self_test: true,
+        tune: Tune::Never,
+        ..Default::default()
+    };
     block_on(Engine::load(gpu, &ModelSource::Folder(folder), &options, &mut |_, _| {})).unwrap()
 }
 

@@ -38,7 +38,13 @@ fn options() -> ModelOptions {
 
 fn engine(name: &str, model: ModelOptions) -> Arc<Engine> {
     let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
-    let options = EngineOptions { weights: by_name("f32"), model, skip_self_test: true, tune: Tune::Never };
+    let options = EngineOptions {
+        weights: by_name("f32"),
+        model,
+        skip_self_test: true,
+        tune: Tune::Never,
+        ..Default::default()
+    };
     block_on(Engine::load(gpu, &ModelSource::Folder(folder(name)), &options, &mut |_, _| {})).unwrap()
 }
 
@@ -328,8 +334,13 @@ fn logits_that_are_no_numbers_are_an_error() {
     std::fs::write(&path, bytes).unwrap();
 
     let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
-    let options =
-        EngineOptions { weights: by_name("f32"), model: options(), skip_self_test: true, tune: Tune::Never };
+    let options = EngineOptions {
+        weights: by_name("f32"),
+        model: options(),
+        skip_self_test: true,
+        tune: Tune::Never,
+        ..Default::default()
+    };
     let engine =
         block_on(Engine::load(gpu, &ModelSource::Folder(dir.path().into()), &options, &mut |_, _| {}))
             .unwrap();
@@ -376,6 +387,7 @@ fn quantized_models_compute_with_their_decoded_weights() {
             model: options(),
             skip_self_test: true,
             tune: Tune::Never,
+            ..Default::default()
         };
         let source = ModelSource::Folder(dir.into());
         let engine = block_on(Engine::load(gpu.clone(), &source, &options, &mut |_, _| {}));
@@ -396,8 +408,13 @@ fn synthetic_models_need_no_file() {
     let gpu =
         Arc::new(block_on(Gpu::open(&GpuOptions { floor_limits: true, ..Default::default() })).unwrap());
     let source: ModelSource = "synthetic:tiny".parse().unwrap();
-    let options =
-        EngineOptions { weights: by_name("q4_0"), model: options(), skip_self_test: true, tune: Tune::Never };
+    let options = EngineOptions {
+        weights: by_name("q4_0"),
+        model: options(),
+        skip_self_test: true,
+        tune: Tune::Never,
+        ..Default::default()
+    };
     let engine = block_on(Engine::load(gpu, &source, &options, &mut |_, _| {})).unwrap();
     let mut session = engine.session();
     session.feed(&[1]);

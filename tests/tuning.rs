@@ -152,7 +152,7 @@ fn what_there_is_no_time_for_is_done_as_its_like() {
     let known = of(&rows, "mat_vec, q8_0 128x64").expect("measured");
     let gpu = open();
     let mut shapes = TuneShapes { budget: Duration::ZERO, ..shapes() };
-    shapes.matrices.push(TuneMatrix { rows: 96, cols: 64, count: 1 });
+    shapes.matrices.push(TuneMatrix { format: by_name("q8_0").unwrap(), rows: 96, cols: 64, count: 1 });
     ensure_tuned(&gpu, &shapes, Tune::Once, Some(dir.path()), &mut |_, _| {}).unwrap();
     assert_eq!(gpu.submissions(), 0);
     assert_eq!(gpu.preferred("mat_vec, q8_0 96x64"), Some(known));
@@ -163,7 +163,8 @@ fn what_there_is_no_time_for_is_done_as_its_like() {
 fn a_model_is_measured_in_its_true_shapes() {
     let config = ModelConfig::synthetic("mistral-7b").unwrap();
     let shapes = tune_shapes(&config, &ModelOptions::default(), by_name("q4_0").unwrap());
-    let matrix = |(rows, cols, count)| TuneMatrix { rows, cols, count };
+    let format = by_name("q4_0").unwrap();
+    let matrix = |(rows, cols, count)| TuneMatrix { format, rows, cols, count };
     // q, k and v; o; gate and up; down; the output projection.
     let expected =
         [(6144, 4096, 32), (4096, 4096, 32), (28672, 4096, 32), (4096, 14336, 32), (32000, 4096, 1)];

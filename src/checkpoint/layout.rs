@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{consolidated, shards};
+use super::{consolidated, gguf, shards};
 use crate::Result;
 
 /// How files and tensors are named, and rows of q and k ordered.
@@ -13,6 +13,8 @@ pub enum Layout {
     HuggingFace,
     /// As Mistral writes it: `consolidated*.safetensors` beside a `params.json`.
     Mistral,
+    /// One GGUF file, or the parts of a split one.
+    Gguf,
 }
 
 /// Which rows of a head of q or k the rotary embedding turns together.
@@ -49,6 +51,7 @@ impl Layout {
         match self {
             Self::HuggingFace => "model",
             Self::Mistral => "consolidated",
+            Self::Gguf => unreachable!("no folder"),
         }
     }
 
@@ -62,6 +65,7 @@ impl Layout {
         match self {
             Self::HuggingFace => name.to_owned(),
             Self::Mistral => consolidated::rename(name),
+            Self::Gguf => gguf::rename(name),
         }
     }
 
@@ -69,7 +73,8 @@ impl Layout {
     pub(super) fn rotary(self) -> Rotary {
         match self {
             Self::HuggingFace => Rotary::Halves,
-            Self::Mistral => Rotary::Neighbours,
+            // llama.cpp's converter has changed Hugging Face's order to this one.
+            Self::Mistral | Self::Gguf => Rotary::Neighbours,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod consolidated;
 mod files;
+mod gguf;
 mod layout;
 mod safetensors;
 mod shards;
@@ -20,16 +21,22 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 pub(crate) use files::read_text;
+pub use gguf::Metadata;
 pub use layout::{Layout, Rotary};
 pub use view::{DType, TensorView};
 
 use crate::{Error, ErrorKind, Result};
+use gguf::Gguf;
 
-/// The weights of a model folder: named tensors in mapped files.
+/// The longest tensor name accepted; names end up in messages.
+const MAX_NAME: usize = 256;
+
+/// The weights of a model: named tensors in mapped files.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
     dir: PathBuf,
     layout: Layout,
+    metadata: Metadata,
     files: Vec<(PathBuf, Mmap)>,
     tensors: BTreeMap<String, Location>,
 }
@@ -52,6 +59,9 @@ impl Checkpoint {
     /// [`ErrorKind::Io`] where a file cannot be read, [`ErrorKind::Checkpoint`] where one is damaged, holds a
     /// type other than [`DType`]'s, repeats a tensor, or is not what the index promises.
     pub fn open(dir: &Path) -> Result<Self> {
+        if dir.is_file() {
+            return Self::open_gguf(dir);
+        }
         Self::open_layout(dir, Layout::of(dir)?)
     }
 
@@ -84,6 +94,40 @@ impl Checkpoint {
     fn add(&mut self, path: PathBuf) -> Result<()> {
         let map = files::map(&path)?;
         let entries = safetensors::parse(&path, &map)?;
+        self.insert(path, map, entries)
+    }
+
+    /// Opens a GGUF file and, when it is one part of several, the others.
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let mut checkpoint = Self { dir: path.into(), layout: Layout::Gguf, ..Self::default() };
+        let shards = gguf::shards(path)?;
+        let count = shards.len() as u64;
+        for (index, shard) in (0..).zip(shards) {
+            let map = files::map(&shard)?;
+            let Gguf { metadata, tensors } = gguf::parse(&shard, &map)?;
+            for (key, expected) in [("split.count", count), ("split.no", index)] {
+                // A file that was never split may say so by a count of 0.
+                if let Some(found) =
+                    metadata.integer(key)?.filter(|n| *n != expected && (count, *n) != (1, 0))
+                {
+                    let error = Error::expected(
+                        ErrorKind::Checkpoint,
+                        key,
+                        format_args!("{expected}, as in the name"),
+                        found,
+                    );
+                    return Err(error.within(shard.display()));
+                }
+            }
+            if index == 0 {
+                checkpoint.metadata = metadata;
+            }
+            checkpoint.insert(shard, map, tensors)?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn insert(&mut self, path: PathBuf, map: Mmap, entries: Vec<safetensors::Entry>) -> Result<()> {
         let file = self.files.len();
         self.files.push((path, map));
         for safetensors::Entry { name, dtype, shape, bytes } in entries {
@@ -98,6 +142,16 @@ impl Checkpoint {
             };
         }
         Ok(())
+    }
+
+    /// How files and tensors are named.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// What a GGUF file says about the model; nothing in other layouts.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// Which rows of q and k turn together.

@@ -9,14 +9,11 @@ use std::path::Path;
 
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::DType;
+use super::{DType, MAX_NAME};
 use crate::{Error, ErrorKind, Result};
 
 /// The format's own bound on the header's length.
 const MAX_HEADER: u64 = 100_000_000;
-/// The longest tensor name accepted; names end up in messages.
-const MAX_NAME: usize = 256;
-
 /// The most dimensions accepted; shapes end up in messages too.
 const MAX_RANK: usize = 8;
 
@@ -94,8 +91,8 @@ fn check(path: &Path, name: String, tensor: Description, next: usize, available:
     if tensor.shape.len() > MAX_RANK {
         return refuse(&format!("at most {MAX_RANK} dimensions"), &tensor.shape.len().to_string());
     }
-    let size = tensor.shape.iter().try_fold(dtype.size(), |size, &dim| size.checked_mul(dim));
-    let Some(size) = size else {
+    let elements = tensor.shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+    let Some(size) = elements.and_then(|count| dtype.row_bytes(count)) else {
         return refuse("a shape whose size can be counted", &format!("{:?}", tensor.shape));
     };
     if begin != next {

@@ -7,8 +7,10 @@ use bytemuck::{Pod, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::quant::{Format, by_name};
+
 /// The types of weights that checkpoints hold; all little-endian in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum DType {
     /// IEEE 754 single precision.
     F32,
@@ -16,14 +18,34 @@ pub enum DType {
     F16,
     /// The upper half of a single.
     BF16,
+    /// GGML's blocks of a format that it has, each row whole blocks.
+    Blocks(&'static Format),
 }
 
 impl DType {
-    /// Bytes per element.
-    pub fn size(self) -> usize {
+    /// The format that holds such values as they are.
+    pub fn format(self) -> &'static Format {
+        let named = |name| by_name(name).expect("a format of the table");
         match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
+            Self::F32 => named("f32"),
+            Self::F16 => named("f16"),
+            Self::BF16 => named("bf16"),
+            Self::Blocks(format) => format,
+        }
+    }
+
+    /// Bytes of a row of `cols` elements; `None` when there are no such rows, or they cannot be counted.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        self.format().ggml.as_ref().and_then(|ggml| ggml.row_bytes(cols))
+    }
+
+    /// The type of the values of `format` in a file.
+    pub(super) fn of(format: &'static Format) -> Self {
+        match format.name {
+            "f32" => Self::F32,
+            "f16" => Self::F16,
+            "bf16" => Self::BF16,
+            _ => Self::Blocks(format),
         }
     }
 
@@ -40,11 +62,7 @@ impl DType {
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::BF16 => "bf16",
-        })
+        f.write_str(self.format().name)
     }
 }
 
@@ -66,21 +84,49 @@ pub struct TensorView<'a> {
 impl TensorView<'_> {
     /// The number of elements.
     pub fn elements(&self) -> usize {
-        self.bytes.len() / self.dtype.size()
+        self.shape.iter().product()
+    }
+
+    /// Elements of the innermost dimension.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The bytes of a row of [`cols`](Self::cols) elements.
+    ///
+    /// # Panics
+    /// If the tensor has no such row.
+    pub fn row(&self, row: usize) -> &[u8] {
+        let size = self.dtype.row_bytes(self.cols()).expect("a tensor of whole rows");
+        &self.bytes[row * size..][..size]
     }
 
     /// Writes the elements `first .. first + out.len()`, as f32, to `out`. The conversion is exact, so a
-    /// tensor can be streamed in pieces of any length.
+    /// tensor can be streamed in pieces of any length, of whole rows where it is in blocks.
     ///
     /// # Panics
-    /// If the tensor has fewer elements than that, as indexing a slice would.
+    /// If the tensor has fewer elements than that, as indexing a slice would, or a row is cut.
     pub fn to_f32(&self, first: usize, out: &mut [f32]) {
-        let size = self.dtype.size();
-        let bytes = &self.bytes[first * size..(first + out.len()) * size];
+        let end = first + out.len();
+        let bytes = |size: usize| &self.bytes[first * size..end * size];
         match self.dtype {
-            DType::F32 => cast_slice_mut(out).copy_from_slice(bytes),
-            DType::F16 => widen(bytes, out, <[f16]>::convert_to_f32_slice),
-            DType::BF16 => widen(bytes, out, <[bf16]>::convert_to_f32_slice),
+            DType::F32 => {
+                let bytes = bytes(4);
+                cast_slice_mut(out).copy_from_slice(bytes);
+            }
+            DType::F16 => widen(bytes(2), out, <[f16]>::convert_to_f32_slice),
+            DType::BF16 => widen(bytes(2), out, <[bf16]>::convert_to_f32_slice),
+            DType::Blocks(format) => {
+                let cols = self.cols().max(1);
+                assert!(first.is_multiple_of(cols) && out.len().is_multiple_of(cols), "whole rows");
+                let blocks = format.blocks(cols);
+                let mut codes = vec![0; blocks * format.code_words];
+                let mut scales = vec![0; blocks * format.scale_halves];
+                for (row, out) in (first / cols..).zip(out.chunks_exact_mut(cols)) {
+                    format.unpack_row(self.row(row), &mut codes, &mut scales);
+                    format.decode_row(&codes, &scales, out);
+                }
+            }
         }
     }
 }

@@ -90,9 +90,10 @@ pub fn run(args: &Args, json: bool) -> super::Outcome {
         room_for_forks(config, &mut options.model, WIDTH as u32, tokens);
     })?;
     let settings = (&text, args.shots, &examples, args.max_tokens, env!("CARGO_PKG_VERSION"));
-    let formats = (engine.format().name, engine.model_options().kv_format.name());
+    let formats = (engine.formats().name(), engine.model_options().kv_format.name());
     let mut hasher = DefaultHasher::new();
-    (settings, formats, identity(&source)?, format!("{:?}", args.model.adapters)).hash(&mut hasher);
+    (settings, formats, identity(&source)?, args.model.sliding_window).hash(&mut hasher);
+    format!("{:?}", args.model.adapters).hash(&mut hasher);
     let path = args.results.clone().unwrap_or_else(|| args.task.with_extension("results.jsonl"));
     let (mut results, mut outcomes) = Results::open(&path, &format!("{:016x}", hasher.finish()))?;
 

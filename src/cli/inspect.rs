@@ -7,10 +7,10 @@ use std::{
 
 use mistral_wgpu::{
     ErrorKind, Result,
-    checkpoint::{Checkpoint, DType, TensorView},
-    generate::default_format,
+    checkpoint::{Checkpoint, TensorView},
+    generate::{default_formats, own_formats},
     gpu::{AdapterDescription, Gpu},
-    model::{Fit, ModelConfig, ModelOptions, check},
+    model::{Fit, ModelConfig, ModelOptions, WeightFormats, check},
     quant::FORMATS,
 };
 use pollster::block_on;
@@ -29,7 +29,7 @@ Examples:
 Nothing is allocated on the device, and none is needed. A model fits when a tenth of the memory stays free \
 for the driver.")]
 pub struct Args {
-    /// Model folder, `hf:…` or `synthetic:NAME`; another way to give --model.
+    /// Model folder, GGUF file, `hf:…` or `synthetic:NAME`; another way to give --model.
     #[arg(value_name = "MODEL", conflicts_with = "model")]
     folder: Option<Named>,
     /// List every tensor.
@@ -41,19 +41,19 @@ pub struct Args {
 
 pub fn run(args: &Args, json: bool) -> Outcome {
     let source = args.folder.as_ref().map_or_else(|| args.model.source.get(), Named::get)?;
-    let config = source.config()?;
+    let config = args.model.config(&source)?;
     let checkpoint = source.checkpoint()?;
     if let Some(checkpoint) = &checkpoint {
         check(checkpoint, &config)?;
+        if args.model.sliding_window.is_none() {
+            config.warn_of_window(checkpoint);
+        }
     }
     let adapter = adapter(args)?;
     let memory = args.model.device.memory.or(adapter.as_ref().and_then(|adapter| adapter.memory.free));
     let report = Report {
         options: args.model.model_options(&config),
-        own: checkpoint
-            .as_ref()
-            .and_then(|checkpoint| checkpoint.get("model.embed_tokens.weight"))
-            .map_or(DType::F16, |tensor| tensor.dtype),
+        own: own_formats(checkpoint.as_ref()),
         listed: args.tensors,
         config,
         checkpoint,
@@ -76,8 +76,8 @@ struct Report {
     config: ModelConfig,
     options: ModelOptions,
     checkpoint: Option<Checkpoint>,
-    /// The type of the checkpoint's weights.
-    own: DType,
+    /// The types of the checkpoint's weights.
+    own: WeightFormats,
     /// Whether every tensor is wanted.
     listed: bool,
     adapter: Option<AdapterDescription>,
@@ -101,20 +101,25 @@ impl Report {
     }
 
     fn fits(&self) -> impl Iterator<Item = Fit> {
-        FORMATS.into_iter().map(|format| Fit::new(&self.config, &self.options, format))
+        let mixed = Some(self.own.clone()).filter(|own| matches!(own, WeightFormats::Own(_)));
+        let formats = mixed.into_iter().chain(FORMATS.into_iter().map(WeightFormats::from));
+        formats.map(|formats| Fit::new(&self.config, &self.options, &formats))
     }
 
     /// What to do, in a sentence.
     fn advice(&self) -> String {
-        let format = default_format(&self.config, &self.options, self.own, self.memory);
-        let fit = Fit::new(&self.config, &self.options, format);
-        let name = format.name;
+        let formats = default_formats(&self.config, &self.options, &self.own, self.memory);
+        let fit = Fit::new(&self.config, &self.options, &formats);
+        let name = formats.name();
         match fit.fits(self.memory) {
+            None if formats == self.own => {
+                format!("nothing tells how much memory there is: {name}, the type of its file, is taken")
+            }
             None => format!(
                 "nothing tells how much memory there is: --weights {name} is taken; give --memory for a better choice"
             ),
-            Some(true) if name == self.own.to_string() => {
-                format!("fits as it is: --weights {name}, the type of its file, is taken")
+            Some(true) if formats == self.own => {
+                format!("fits as it is: {name}, the type of its file, is taken")
             }
             Some(true) => format!("--weights {name} is taken: the most exact that fits"),
             Some(false) if fit.weights < fit.total() / 2 => {
@@ -172,7 +177,11 @@ impl Report {
                 Some(true) => "yes",
                 Some(false) => "no",
             };
-            line([fit.format.name, &size, &cache, &scratch, &total, fits])?;
+            let name = match &fit.formats {
+                WeightFormats::Uniform(format) => format.name,
+                WeightFormats::Own(_) => "as it is",
+            };
+            line([name, &size, &cache, &scratch, &total, fits])?;
         }
         writeln!(out, "\n{}", self.advice())?;
         Ok(())
@@ -207,7 +216,7 @@ impl Report {
             "context": self.options.context,
             "kv_cache": self.options.kv_format.name(),
             "fit": self.fits().map(|fit| json!({
-                "weights": fit.format.name,
+                "weights": fit.formats.name(),
                 "weights_bytes": fit.weights,
                 "kv_cache_bytes": fit.kv_cache,
                 "scratch_bytes": fit.scratch,

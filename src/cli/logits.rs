@@ -7,13 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mistral_wgpu::{
-    Error, ErrorKind, Result,
-    generate::ModelSource,
-    model::ModelConfig,
-    ops::KvFormat,
-    quant::{Format, by_name},
-};
+use mistral_wgpu::{Error, ErrorKind, Result, model::ModelConfig, ops::KvFormat};
 use pollster::block_on;
 use safetensors::{Dtype, View};
 use serde_json::json;
@@ -74,14 +68,13 @@ pub fn run(args: &Args, json: bool) -> Outcome {
         return Err(usage("output", format_args!("there is no folder {}", folder.display())));
     }
     let source = args.model.source.get()?;
-    let vocab = source.config()?.vocab_size;
+    let vocab = args.model.config(&source)?.vocab_size;
     if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
         return Err(usage("tokens", format_args!("expected ids below the vocabulary's {vocab}, found {id}")));
     }
-    let own = own_format(&source)?;
     let exact = ModelArgs { device: args.model.device.clone().exact(), ..args.model.clone() };
     let engine = exact.load_from(&source, |config, options| {
-        options.weights = options.weights.or(own);
+        options.own_weights = true;
         let model = &mut options.model;
         model.context = args.model.context.unwrap_or(tokens.len() as u32);
         model.kv_format = args.model.kv_cache.unwrap_or(KvFormat::F32);
@@ -100,7 +93,7 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     if json {
         let shapes: serde_json::Map<_, _> =
             tensors.iter().map(|(name, tensor)| ((*name).to_owned(), json!(tensor.shape))).collect();
-        super::print(&json!({"output": args.output, "weights": engine.format().name, "tensors": shapes}))?;
+        super::print(&json!({"output": args.output, "weights": engine.formats().name(), "tensors": shapes}))?;
     }
     Ok(write(&args.output, tensors)?)
 }
@@ -108,12 +101,6 @@ pub fn run(args: &Args, json: bool) -> Outcome {
 /// Rows of logits that are had at once, at most.
 pub fn logit_rows(config: &ModelConfig) -> u32 {
     (LOGIT_BYTES / (4 * config.vocab_size.next_multiple_of(32))).max(1) as u32
-}
-
-/// The type that the weights have in the model's files.
-pub fn own_format(source: &ModelSource) -> Result<Option<&'static Format>> {
-    let Some(checkpoint) = source.checkpoint()? else { return Ok(None) };
-    Ok(by_name(&checkpoint.tensor("model.embed_tokens.weight")?.dtype.to_string()))
 }
 
 /// Writes beside `path` first, so that a file of that name is always whole.

@@ -23,9 +23,9 @@ const USUAL_CONTEXT: u32 = 4096;
 /// The model and where it comes from.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SourceArgs {
-    /// Model folder as on Hugging Face or Mistral's own, `hf:OWNER/REPO[:FILE|QUANT]` for one of the
-    /// hub, or `synthetic:NAME` for random weights [default: the demo model].
-    #[arg(long, value_name = "DIR|hf:…|synthetic:NAME")]
+    /// Model folder as on Hugging Face or Mistral's own, GGUF file, `hf:OWNER/REPO[:FILE|QUANT]` for one of
+    /// the hub, or `synthetic:NAME` for random weights [default: the demo model].
+    #[arg(long, value_name = "DIR|FILE.gguf|hf:…|synthetic:NAME")]
     pub model: Option<Named>,
 }
 
@@ -38,13 +38,17 @@ pub struct ModelArgs {
     /// A LoRA adapter as PEFT saves it, and how strong it is to be [default: 1]. Several add up.
     #[arg(long = "adapter", value_name = "DIR[:SCALE]")]
     pub adapters: Vec<AdapterSource>,
-    /// How weights are stored on the GPU [default: the file's own type if that fits, else q8_0, else
-    /// q4_0].
+    /// How weights are stored on the GPU [default: the file's own type if that fits or is quantized, else
+    /// q8_0, else q4_0].
     #[arg(long, value_name = "FORMAT", value_parser = format())]
     pub weights: Option<&'static Format>,
     /// Longest text in tokens, prompt included [default: the model's own, at most 4096].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub context: Option<u32>,
+    /// Tokens that attention sees, the last one included; `none` or 0: all [default: as the model says, which
+    /// GGUF files of Mistral 7B v0.1 do not].
+    #[arg(long, value_name = "N|none", value_parser = sliding_window)]
+    pub sliding_window: Option<u32>,
     /// How keys and values are stored [default: f16].
     #[arg(long, value_name = "FORMAT", value_parser = kv_format())]
     pub kv_cache: Option<KvFormat>,
@@ -65,6 +69,11 @@ pub struct ModelArgs {
 pub fn format() -> impl TypedValueParser<Value = &'static Format> {
     let names = PossibleValuesParser::new(FORMATS.map(|format| format.name));
     names.map(|name| by_name(&name).expect("a name of the table"))
+}
+
+/// A number of tokens; 0 is none.
+fn sliding_window(text: &str) -> std::result::Result<u32, std::num::ParseIntError> {
+    if text == "none" { Ok(0) } else { text.parse() }
 }
 
 fn kv_format() -> impl TypedValueParser<Value = KvFormat> {
@@ -125,6 +134,14 @@ impl ModelArgs {
         }
     }
 
+    /// The configuration of the model at `source`, with the window asked for.
+    ///
+    /// # Errors
+    /// As [`ModelSource::config`].
+    pub fn config(&self, source: &ModelSource) -> Result<ModelConfig> {
+        EngineOptions { sliding_window: self.sliding_window, ..Default::default() }.config(source)
+    }
+
     /// Opens the GPU and loads the model.
     ///
     /// # Errors
@@ -173,9 +190,10 @@ impl ModelArgs {
         source: &ModelSource,
         adjust: impl FnOnce(&ModelConfig, &mut EngineOptions),
     ) -> Result<Arc<Engine>> {
-        let config = source.config()?;
+        let config = self.config(source)?;
         let mut options = EngineOptions {
             weights: self.weights,
+            sliding_window: self.sliding_window,
             model: self.model_options(&config),
             skip_self_test: self.no_self_test,
             tune: match (self.no_tune, self.retune) {
@@ -183,6 +201,7 @@ impl ModelArgs {
                 (_, true) => Tune::Again,
                 _ => Tune::Once,
             },
+            ..EngineOptions::default()
         };
         adjust(&config, &mut options);
         let style = |template| ProgressStyle::with_template(template).expect("a valid template");
@@ -205,7 +224,7 @@ impl ModelArgs {
             }));
         bar.finish_and_clear();
         let engine = engine?;
-        tracing::info!(weights = engine.format().name, "loaded");
+        tracing::info!(weights = engine.formats().name(), "loaded");
         Ok(engine)
     }
 }

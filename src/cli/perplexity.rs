@@ -23,7 +23,7 @@ use super::{
     Failure, Outcome,
     input::file,
     interrupt,
-    logits::{logit_rows, own_format},
+    logits::logit_rows,
     model::{ModelArgs, format},
     pull::Named,
     usage,
@@ -97,11 +97,11 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     let against = args.against.as_ref().map_or_else(|| Ok(source.clone()), Named::get)?;
     let against = &against;
     let reference = compared.then(|| {
-        let weights = args.against_weights.map_or_else(|| own_format(against), |format| Ok(Some(format)))?;
         let bare = ModelArgs { adapters: Vec::new(), ..exact.clone() };
         bare.load_on(gpu, against, |config, options| {
             room(args, config, options);
-            options.weights = weights;
+            options.weights = args.against_weights;
+            options.own_weights = true;
         })
     });
     let reference = reference.transpose()?;
@@ -178,7 +178,7 @@ impl Report<'_> {
         let until = if self.interrupted { ", interrupted" } else { "" };
         writeln!(out, "{tokens} tokens, windows of {length}, stride {stride}{until}")?;
         let mut line = |name: &str, engine: &Engine, perplexity: &Perplexity| {
-            let (value, error, format) = (perplexity.value(), perplexity.error(), engine.format().name);
+            let (value, error, format) = (perplexity.value(), perplexity.error(), engine.formats().name());
             writeln!(out, "{name} {value:.4} ± {error:.4} ({format})")
         };
         line("perplexity", &self.engine, perplexity)?;
@@ -228,7 +228,7 @@ impl Report<'_> {
     fn json(&self, measured: &Measured) -> Value {
         let perplexity = |engine: &Engine, perplexity: &Perplexity| {
             json!({
-                "weights": engine.format().name,
+                "weights": engine.formats().name(),
                 "perplexity": perplexity.value(),
                 "error": perplexity.error(),
                 "nll": estimate(&perplexity.nll),

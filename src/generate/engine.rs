@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    checkpoint::DType,
+    checkpoint::Checkpoint,
     gpu::Gpu,
     model::{
         Adapter, AdapterSet, AdapterSource, Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig,
-        ModelOptions, Progress, Stage, attention_shape, tune_shapes,
+        ModelOptions, Progress, Stage, WeightFormats, attention_shape, tune_shapes,
     },
     ops::{SelfTestShapes, Tune, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
@@ -24,8 +24,12 @@ use crate::{
 /// How to load a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EngineOptions {
-    /// How matrices are stored; `None`: the most exact format that fits, see [`default_format`].
+    /// How matrices are stored; `None`: the most exact format that fits, see [`default_formats`].
     pub weights: Option<&'static Format>,
+    /// Whether matrices are stored as in the model's file, fit or not, unless `weights` says otherwise.
+    pub own_weights: bool,
+    /// Another sliding window than the model's, 0 for none.
+    pub sliding_window: Option<u32>,
     /// Sizes of the working memory.
     pub model: ModelOptions,
     /// Trust every kernel on this device, instead of trying them at the first load of such a model.
@@ -34,27 +38,46 @@ pub struct EngineOptions {
     pub tune: Tune,
 }
 
-/// The checkpoint's own type, `q8_0` and `q4_0`: the formats to choose from, the most exact first.
-fn usual_formats(dtype: DType) -> [&'static Format; 3] {
-    let own = match dtype {
-        DType::F32 => "f32",
-        DType::F16 => "f16",
-        DType::BF16 => "bf16",
-    };
-    [own, "q8_0", "q4_0"].map(|name| by_name(name).expect("a format of the table"))
+impl EngineOptions {
+    /// The configuration of a model to be loaded.
+    ///
+    /// # Errors
+    /// As [`ModelSource::config`].
+    pub fn config(&self, source: &ModelSource) -> Result<ModelConfig> {
+        let config = source.config()?;
+        Ok(match self.sliding_window {
+            Some(window) => config.with_sliding_window(window),
+            None => config,
+        })
+    }
 }
 
-/// The most exact of the checkpoint's own type, `q8_0` and `q4_0` that fits the device's memory; the
-/// smallest when none does or nothing tells how much there is.
-pub fn default_format(
+/// The formats to choose from, the most exact first: the checkpoint's `own`, `q8_0` and `q4_0`, or only its own if
+/// it is quantized.
+fn usual_formats(own: &WeightFormats) -> Vec<WeightFormats> {
+    let quantized = own.all().iter().any(|format| format.bits_per_weight() < 16.0);
+    let others: &[&str] = if quantized { &[] } else { &["q8_0", "q4_0"] };
+    let named = |name: &&str| by_name(name).expect("a format of the table").into();
+    [own.clone()].into_iter().chain(others.iter().map(named)).collect()
+}
+
+/// The formats that matrices have in the model's file; `f16` of a synthetic one.
+pub fn own_formats(checkpoint: Option<&Checkpoint>) -> WeightFormats {
+    checkpoint.map_or_else(|| by_name("f16").expect("a format of the table").into(), WeightFormats::own)
+}
+
+/// The most exact of the checkpoint's `own` formats, `q8_0` and `q4_0` that fits the device's memory; the
+/// smallest when none does or nothing tells how much there is. What is quantized stays as it is.
+pub fn default_formats(
     config: &ModelConfig,
     options: &ModelOptions,
-    dtype: DType,
+    own: &WeightFormats,
     memory: Option<u64>,
-) -> &'static Format {
-    let formats = usual_formats(dtype);
-    let fits = |format: &&'static Format| Fit::new(config, options, format).fits(memory) == Some(true);
-    formats.into_iter().find(fits).unwrap_or(formats[2])
+) -> WeightFormats {
+    let mut formats = usual_formats(own);
+    let fits = |formats: &WeightFormats| Fit::new(config, options, formats).fits(memory) == Some(true);
+    let chosen = formats.iter().position(fits).unwrap_or(formats.len() - 1);
+    formats.swap_remove(chosen)
 }
 
 /// A model on a device, with its tokenizer and chat format where it has them.
@@ -94,19 +117,24 @@ impl Engine {
         options: &EngineOptions,
         progress: Progress<'_>,
     ) -> Result<Arc<Self>> {
-        let config = source.config()?;
+        let config = options.config(source)?;
         // What is wrong with them shows before anything that takes time.
         adapters.iter().try_for_each(|adapter| Adapter::open(adapter, &config).map(drop))?;
         let checkpoint = Plan::open(source, &config)?;
-        let embedding = checkpoint.as_ref().map(|checkpoint| checkpoint.tensor("model.embed_tokens.weight"));
-        let dtype = embedding.transpose()?.map_or(DType::F16, |tensor| tensor.dtype);
+        if let Some(checkpoint) = checkpoint.as_ref().filter(|_| options.sliding_window.is_none()) {
+            config.warn_of_window(checkpoint);
+        }
+        let own = own_formats(checkpoint.as_ref());
         let attention = attention_shape(&config, options.model.kv_format);
         attention.supported()?;
         let memory = gpu.memory_left();
-        let format =
-            options.weights.unwrap_or_else(|| default_format(&config, &options.model, dtype, memory));
-        let fit = Fit::new(&config, &options.model, format);
-        let shortage = |memory: u64| fit.shortage(&config, &options.model, &usual_formats(dtype), memory);
+        let formats = match options.weights {
+            Some(format) => format.into(),
+            None if options.own_weights => own.clone(),
+            None => default_formats(&config, &options.model, &own, memory),
+        };
+        let fit = Fit::new(&config, &options.model, &formats);
+        let shortage = |memory: u64| fit.shortage(&config, &options.model, &usual_formats(&own), memory);
         if let Some(memory) = memory.filter(|memory| fit.total() > *memory) {
             return Err(shortage(memory));
         }
@@ -127,14 +155,16 @@ impl Engine {
         }
         gpu.load_pipelines(None)?;
         if !options.skip_self_test {
-            ensure_self_test(&gpu, &SelfTestShapes { weights: format, attention }, None).await?;
+            for weights in formats.all() {
+                ensure_self_test(&gpu, &SelfTestShapes { weights, attention }, None).await?;
+            }
         }
-        let shapes = tune_shapes(&config, &options.model, format);
+        let shapes = tune_shapes(&config, &options.model, &formats);
         ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
             progress(Stage::Tuning(total), done);
         })?;
         let (source, adapters) = (source.clone(), adapters.to_vec());
-        let plan = Plan { source, adapters, config: config.clone(), format, options: options.model };
+        let plan = Plan { source, adapters, config: config.clone(), formats, options: options.model };
         let loaded = plan.load(gpu.clone(), checkpoint.as_ref(), progress);
         let state = loaded.map_err(|error| match error.kind() {
             // Less than was thought, or than could be known.
@@ -166,8 +196,8 @@ impl Engine {
     }
 
     /// How its matrices are stored.
-    pub fn format(&self) -> &'static Format {
-        self.plan.format
+    pub fn formats(&self) -> &WeightFormats {
+        &self.plan.formats
     }
 
     /// Longest sequence, in tokens.

@@ -15,7 +15,7 @@ mod source;
 mod state;
 
 pub use batch::{Batch, Generation, generate_all};
-pub use engine::{Engine, EngineOptions, default_format};
+pub use engine::{Engine, EngineOptions, default_formats, own_formats};
 pub use lanes::{Lane, step};
 pub use philox::{philox_4x32, uniform};
 pub use proposer::{PromptLookup, Proposer, Speculate, StepCounts};

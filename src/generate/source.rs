@@ -9,7 +9,7 @@ use crate::{
     Error, ErrorKind, Result,
     checkpoint::Checkpoint,
     model::{GenerationConfig, ModelConfig, SYNTHETIC},
-    text::{ChatFormat, Tokenizer},
+    text::{ChatFormat, ChatTemplate, GgufVocabulary, Tokenizer},
 };
 
 /// Where a model comes from.
@@ -17,6 +17,8 @@ use crate::{
 pub enum ModelSource {
     /// A Hugging Face folder.
     Folder(PathBuf),
+    /// A GGUF file, or one part of a split one.
+    Gguf(PathBuf),
     /// Random weights of a known shape, made on the device: `synthetic:NAME`.
     Synthetic(String),
 }
@@ -27,6 +29,7 @@ impl FromStr for ModelSource {
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         Ok(match text.strip_prefix("synthetic:") {
             Some(name) => Self::Synthetic(name.to_owned()),
+            None if text.to_ascii_lowercase().ends_with(".gguf") => Self::Gguf(text.into()),
             None => Self::Folder(text.into()),
         })
     }
@@ -36,10 +39,11 @@ impl ModelSource {
     /// The model's configuration.
     ///
     /// # Errors
-    /// As [`ModelConfig::from_dir`]; [`ErrorKind::Argument`] for an unknown synthetic model.
+    /// As [`ModelConfig::from_dir`] and [`ModelConfig::from_gguf`]; [`ErrorKind::Argument`] for an unknown synthetic model.
     pub fn config(&self) -> Result<ModelConfig> {
         match self {
             Self::Folder(dir) => ModelConfig::from_dir(dir),
+            Self::Gguf(file) => ModelConfig::from_gguf(&Checkpoint::open(file)?),
             Self::Synthetic(name) => ModelConfig::synthetic(name).ok_or_else(|| {
                 let known: Vec<_> = SYNTHETIC.iter().map(|model| model.name).collect();
                 let expected = format!("one of {}", known.join(", "));
@@ -53,7 +57,10 @@ impl ModelSource {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
-        self.folder().map(Checkpoint::open).transpose()
+        match self {
+            Self::Folder(path) | Self::Gguf(path) => Checkpoint::open(path).map(Some),
+            Self::Synthetic(_) => Ok(None),
+        }
     }
 
     /// The model's tokenizer, if it has one.
@@ -63,6 +70,10 @@ impl ModelSource {
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
         match self {
             Self::Folder(file) if file.is_file() => Tokenizer::from_file(file).map(Some),
+            Self::Gguf(file) => {
+                let vocabulary = GgufVocabulary::read(Checkpoint::open(file)?.metadata())?;
+                vocabulary.map(|vocabulary| Tokenizer::from_gguf(&vocabulary)).transpose()
+            }
             Self::Folder(dir) => Tokenizer::from_dir(dir),
             Self::Synthetic(_) => Ok(None),
         }
@@ -75,6 +86,12 @@ impl ModelSource {
     pub fn chat_format(&self, tokenizer: &Tokenizer) -> Result<Option<ChatFormat>> {
         match self {
             Self::Folder(dir) if dir.is_dir() => ChatFormat::from_dir(dir, tokenizer),
+            Self::Gguf(file) => {
+                let checkpoint = Checkpoint::open(file)?;
+                let template = checkpoint.metadata().text("tokenizer.chat_template")?.map(str::to_owned);
+                let parse = |source| ChatTemplate::from_source(source, tokenizer);
+                Ok(ChatFormat::of(template.map(parse).transpose()?, tokenizer))
+            }
             _ => Ok(ChatFormat::of(None, tokenizer)),
         }
     }
@@ -88,11 +105,11 @@ impl ModelSource {
         Ok(config.transpose()?.unwrap_or_default())
     }
 
-    /// The model's folder, unless it is synthetic.
+    /// The model's folder, if it has one.
     fn folder(&self) -> Option<&Path> {
         match self {
             Self::Folder(dir) => Some(dir),
-            Self::Synthetic(_) => None,
+            Self::Gguf(_) | Self::Synthetic(_) => None,
         }
     }
 }

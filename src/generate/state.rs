@@ -13,10 +13,9 @@ use crate::{
     checkpoint::Checkpoint,
     gpu::Gpu,
     model::{
-        Adapter, AdapterSet, AdapterSource, Model, ModelConfig, ModelOptions, Progress, Sequence, Weights,
-        check,
+        Adapter, AdapterSet, AdapterSource, Model, ModelConfig, ModelOptions, Progress, Sequence,
+        WeightFormats, Weights, check,
     },
-    quant::Format,
 };
 
 /// Losses of the device that one operation outlives: what kills it each time will do so again.
@@ -36,7 +35,7 @@ pub(super) struct Plan {
     pub source: ModelSource,
     pub adapters: Vec<AdapterSource>,
     pub config: ModelConfig,
-    pub format: &'static Format,
+    pub formats: WeightFormats,
     pub options: ModelOptions,
 }
 
@@ -62,7 +61,7 @@ impl Plan {
         checkpoint: Option<&Checkpoint>,
         progress: Progress<'_>,
     ) -> Result<State> {
-        let weights = Weights::allocate(&gpu, &self.config, self.format)?;
+        let weights = Weights::allocate(&gpu, &self.config, &self.formats)?;
         let mut model = Model::new(&gpu, self.config.clone(), weights, self.options)?;
         let open = |source| Adapter::open(source, &self.config);
         let adapters = self.adapters.iter().map(open).collect::<Result<Vec<_>>>()?;

@@ -5,11 +5,12 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::families::FAMILIES;
+use super::gguf::lacks_window;
 use super::keys::Keys;
 use super::rope::RopeScaling;
 use super::tensors::expected_tensors;
 use crate::Result;
-use crate::checkpoint::{DType, read_text};
+use crate::checkpoint::{Checkpoint, DType, read_text};
 
 /// The shape and constants of a model, by the names of transformers' `MistralConfig`.
 ///
@@ -80,6 +81,21 @@ impl ModelConfig {
     pub fn from_params(json: &str, subject: &str) -> Result<Self> {
         let config = super::params::config_json(json, subject)?;
         Self::from_json(&config, &format!("{subject}, read as config.json"))
+    }
+
+    /// The same with another window in all layers that have one, or for 0 with none.
+    pub fn with_sliding_window(self, window: u32) -> Self {
+        Self { sliding_window: Some(window).filter(|window| *window > 0), ..self }
+    }
+
+    /// Warns of a GGUF file that does not name the window that its model is likely to have.
+    pub fn warn_of_window(&self, checkpoint: &Checkpoint) {
+        if lacks_window(checkpoint.metadata(), self) {
+            tracing::warn!(
+                "this looks like Mistral 7B v0.1, or a model made of it, whose sliding window GGUF files do not \
+                 name: give --sliding-window 4096, or --sliding-window 0 if there is none"
+            );
+        }
     }
 
     /// Reads the text of a `config.json`; `subject` names it in errors.

@@ -1,13 +1,13 @@
 //! What a model will take of the device's memory, before anything is allocated.
 
-use super::{KvCache, ModelConfig, ModelOptions, Weights, activations::Activations};
-use crate::{Error, ErrorKind, ops::PAGE, quant::Format};
+use super::{KvCache, ModelConfig, ModelOptions, WeightFormats, Weights, activations::Activations};
+use crate::{Error, ErrorKind, ops::PAGE};
 
 /// Bytes on the device, by what they are for. A count beyond 64 bits stands at the maximum.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
     /// How matrices are stored.
-    pub format: &'static Format,
+    pub formats: WeightFormats,
     /// Weights.
     pub weights: u64,
     /// Keys and values.
@@ -17,13 +17,14 @@ pub struct Fit {
 }
 
 impl Fit {
-    /// Adds up `config` with matrices in `format`.
-    pub fn new(config: &ModelConfig, options: &ModelOptions, format: &'static Format) -> Self {
+    /// Adds up `config` with matrices in `formats`.
+    pub fn new(config: &ModelConfig, options: &ModelOptions, formats: impl Into<WeightFormats>) -> Self {
+        let formats = formats.into();
         Self {
-            format,
-            weights: Weights::bytes(config, format).unwrap_or(u64::MAX),
+            weights: Weights::bytes(config, &formats).unwrap_or(u64::MAX),
             kv_cache: KvCache::bytes(config, options.kv_format, options.cache_tokens(config).into()),
             scratch: Activations::bytes(config, options),
+            formats,
         }
     }
 
@@ -37,12 +38,12 @@ impl Fit {
         memory.map(|memory| self.total() <= memory / 10 * 9)
     }
 
-    /// The longest context in tokens at which matrices in `format` fit into `memory` bytes, at most the
+    /// The longest context in tokens at which matrices in `formats` fit into `memory` bytes, at most the
     /// model's own; `None` when they fit with none.
     pub fn longest_context(
         config: &ModelConfig,
         options: &ModelOptions,
-        format: &'static Format,
+        formats: &WeightFormats,
         memory: u64,
     ) -> Option<u32> {
         let fits = |pages: u32| {
@@ -51,7 +52,7 @@ impl Fit {
             let share = |tokens: u32| u64::from(tokens) * u64::from(context) / u64::from(options.context);
             let cache_tokens = options.cache_tokens.map(|tokens| share(tokens).max(1) as u32);
             let options = ModelOptions { context, cache_tokens, ..*options };
-            Self::new(config, &options, format).fits(Some(memory)) == Some(true)
+            Self::new(config, &options, formats).fits(Some(memory)) == Some(true)
         };
         let (mut longest, mut too_long) = (0, config.max_position_embeddings as u32 / PAGE + 1);
         while too_long - longest > 1 {
@@ -61,30 +62,33 @@ impl Fit {
         (longest > 0).then_some(longest * PAGE)
     }
 
-    /// The error of a model that does not fit into `memory` bytes: what was asked, and what of `formats`,
+    /// The error of a model that does not fit into `memory` bytes: what was asked, and what of `choices`,
     /// the most exact first, would fit.
     pub fn shortage(
         &self,
         config: &ModelConfig,
         options: &ModelOptions,
-        formats: &[&'static Format],
+        choices: &[WeightFormats],
         memory: u64,
     ) -> Error {
-        let longest = |format| Some((format, Self::longest_context(config, options, format, memory)?));
-        let named = |(format, context): (&Format, u32)| {
-            format!("--weights {} with --context up to {context}", format.name)
+        let longest = |formats| Some((formats, Self::longest_context(config, options, formats, memory)?));
+        let named = |(formats, context): (&WeightFormats, u32)| match formats {
+            WeightFormats::Uniform(format) => {
+                format!("--weights {} with --context up to {context}", format.name)
+            }
+            WeightFormats::Own(_) => format!("its own formats with --context up to {context}"),
         };
-        let as_long = formats.iter().filter_map(|format| longest(*format));
+        let as_long = choices.iter().filter_map(longest);
         let as_long = as_long.clone().find(|(_, context)| *context >= options.context);
-        let advice: Vec<_> = match (longest(self.format), as_long) {
+        let advice: Vec<_> = match (longest(&self.formats), as_long) {
             (same, Some(other)) => same.into_iter().chain([other]).map(named).collect(),
             (Some(same), None) => vec![named(same)],
-            (None, None) => formats.iter().filter_map(|format| longest(*format)).take(1).map(named).collect(),
+            (None, None) => choices.iter().filter_map(longest).take(1).map(named).collect(),
         };
         let advice = if advice.is_empty() { "nothing smaller fits".into() } else { advice.join(", or ") };
         let [total, weights, kv_cache, scratch, memory] =
             [self.total(), self.weights, self.kv_cache, self.scratch, memory].map(size);
-        let (format, context, kv) = (self.format.name, options.context, options.kv_format.name());
+        let (format, context, kv) = (self.formats.name(), options.context, options.kv_format.name());
         let message = format!(
             "{format} weights, a context of {context} tokens and a KV cache in {kv} take {total} (weights \
              {weights}, KV cache {kv_cache}, scratch {scratch}) of the {memory} that are left; what fits: {advice}"

@@ -9,7 +9,8 @@ use crate::{
 
 /// `y = x · weightᵀ + Σ B · (A · x)`, over the adapters of each row.
 pub(super) struct Linear<'a> {
-    pub product: Matmul<'a>,
+    /// With the matrices of a stack: of the same `x`, into the same `y`.
+    pub products: Vec<Matmul<'a>>,
     /// The adapters of this product, if the batch has any, and room for `A · x`.
     pub adapters: Option<(&'a LoraFactors, &'a Buffer)>,
     /// Rows of the batch.
@@ -19,12 +20,14 @@ pub(super) struct Linear<'a> {
 }
 
 impl<'a> Linear<'a> {
-    /// `x` in the form that is read: what the caller fills before.
+    /// `x` in the form that all products read: what the caller fills before.
     ///
     /// # Errors
     /// As [`Gpu::kernel`].
     pub fn input(&self, gpu: &Gpu) -> Result<Activation<'a>> {
-        self.product.input(gpu)
+        let inputs = self.products.iter().map(|product| product.input(gpu)).collect::<Result<Vec<_>>>()?;
+        let whole = |input: &&Activation| matches!(input, Activation::F32(_));
+        Ok(*inputs.iter().find(whole).unwrap_or(&inputs[0]))
     }
 
     /// Appends the steps.
@@ -32,9 +35,14 @@ impl<'a> Linear<'a> {
     /// # Errors
     /// As [`Gpu::kernel`] and [`Step::new`](crate::gpu::Step::new).
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
-        self.product.record(gpu, recording)?;
+        let x = self.input(gpu)?;
+        for product in &self.products {
+            // Codes are there only if all read them.
+            let x_q8 = product.x_q8.filter(|_| matches!(x, Activation::Q8(_)));
+            Matmul { x_q8, ..*product }.record(gpu, recording)?;
+        }
         let Some((factors, h)) = self.adapters else { return Ok(()) };
-        let (x, y, count) = (self.input(gpu)?, self.product.y, self.product.rows);
+        let (y, count) = (self.products[0].y, self.products[0].rows);
         Lora { factors, x, h, y, rows: self.rows, row_ids: self.row_ids, count }.record(gpu, recording)
     }
 }

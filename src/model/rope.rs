@@ -30,6 +30,11 @@ pub enum RopeScaling {
         /// The context before scaling, in tokens.
         original_context: f64,
     },
+    /// Frequencies divided one by one.
+    Factors(
+        /// `[head_dim / 2]`, positive.
+        Vec<f64>,
+    ),
     /// YaRN (Peng et al. 2023, arXiv:2309.00071).
     Yarn {
         /// At least 1: slow pairs turn `factor` times slower.
@@ -129,8 +134,11 @@ impl ModelConfig {
         let (head_dim, theta) = (self.head_dim, self.rope_theta);
         let frequencies = rope_frequencies(head_dim, theta);
         let mixed = |plain: f64, factor: f64, share: f64| plain * share + plain / factor * (1.0 - share);
-        match self.rope_scaling {
+        match self.rope_scaling.clone() {
             None => frequencies,
+            Some(RopeScaling::Factors(factors)) => {
+                frequencies.into_iter().zip(factors).map(|(f, factor)| f / factor).collect()
+            }
             Some(RopeScaling::Linear { factor }) => frequencies.into_iter().map(|f| f / factor).collect(),
             Some(RopeScaling::Dynamic { factor }) => {
                 let longer = (f64::from(context) / self.max_position_embeddings as f64).max(1.0);

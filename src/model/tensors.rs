@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ModelConfig;
+use super::{ModelConfig, gguf::ROPE_FACTORS};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, ErrorKind, Result};
 
@@ -61,6 +61,7 @@ pub fn check(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<()> {
     let known = |name: &str| {
         expected.contains_key(name)
             || name.ends_with(".rotary_emb.inv_freq")
+            || name == ROPE_FACTORS
             || (name == LM_HEAD && config.tie_word_embeddings)
     };
     match checkpoint.tensors().find(|tensor| !known(tensor.name)) {

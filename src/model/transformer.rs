@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     panic::resume_unwind,
+    slice,
     thread::{self, ScopedJoinHandle},
 };
 
@@ -344,8 +345,8 @@ impl Model {
         if let Some(rows) = key.logit_rows {
             let (weight, row_ids) = (&self.weights.norm, Some(&a.logit_rows));
             let adapters = self.adapters.lm_head.as_ref().filter(|_| key.adapters);
-            let lm_head =
-                self.linear("lm_head", self.weights.lm_head(), adapters, &a.final_norm, &self.logits, rows);
+            let lm_head = slice::from_ref(self.weights.lm_head());
+            let lm_head = self.linear("lm_head", lm_head, adapters, &a.final_norm, &self.logits, rows);
             let lm_head = Linear { row_ids, ..lm_head };
             let wanted = lm_head.input(gpu)?;
             // The last of the hidden states.
@@ -433,11 +434,11 @@ impl Model {
         down.record(gpu, recording)
     }
 
-    /// `y = x · weightᵀ`, and what `adapters` add to it.
+    /// `y = x · weightᵀ` of a stack of weights, and what `adapters` add to it.
     fn linear<'a>(
         &'a self,
         label: &'static str,
-        weight: &'a Weight,
+        weights: &'a [Weight],
         adapters: Option<&'a LoraFactors>,
         x: &'a ProductInput,
         y: &'a Tensor,
@@ -445,8 +446,9 @@ impl Model {
     ) -> Linear<'a> {
         let a = &self.activations;
         let (x, x_q8, counts) = (&x.f32, Some(&x.q8), &a.counts);
-        let product = Matmul { weight, x, x_q8, y, rows, counts, label };
-        Linear { product, adapters: adapters.zip(self.adapters.h.as_ref()), rows: &a.rows, row_ids: None }
+        let product = |weight| Matmul { weight, x, x_q8, y, rows, counts, label };
+        let products = weights.iter().map(product).collect();
+        Linear { products, adapters: adapters.zip(self.adapters.h.as_ref()), rows: &a.rows, row_ids: None }
     }
 }
 

@@ -1,29 +1,38 @@
 //! The weights of a model on the device: streamed from a checkpoint, or random.
 
-use super::ModelConfig;
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::{ModelConfig, WeightFormats};
 use crate::{
     Error, ErrorKind, Result,
-    checkpoint::{Checkpoint, Rotary, TensorView},
+    checkpoint::{Checkpoint, DType, Rotary, TensorView},
     gpu::{Buffer, Gpu},
     ops::Weight,
     quant::Format,
 };
 
-/// One transformer block. Matrices that read the same input are stacked into one.
+/// Name of the matrix with a row for each token.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// Name of the output projection, where that is not the embedding.
+pub(super) const LM_HEAD: &str = "lm_head.weight";
+
+/// One transformer block. Matrices that read the same input are stacked into one, or one for each of their formats.
 #[derive(Debug)]
 pub struct Layer {
     /// `[hidden]`, `f32`.
     pub input_norm: Buffer,
     /// q, k and v: `[(heads + 2 * kv_heads) * head_dim, hidden]`, in the order of [`Rows::Qkv`].
-    pub qkv: Weight,
+    pub qkv: Vec<Weight>,
     /// `[hidden, heads * head_dim]`.
-    pub o: Weight,
+    pub o: Vec<Weight>,
     /// `[hidden]`, `f32`.
     pub post_attention_norm: Buffer,
     /// gate and up: `[2 * intermediate, hidden]`, in the order of [`Rows::GateUp`].
-    pub gate_up: Weight,
+    pub gate_up: Vec<Weight>,
     /// `[hidden, intermediate]`.
-    pub down: Weight,
+    pub down: Vec<Weight>,
 }
 
 /// All weights.
@@ -62,34 +71,32 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weight::allocate`].
-    pub fn allocate(gpu: &Gpu, config: &ModelConfig, format: &'static Format) -> Result<Self> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let heads = config.num_attention_heads * config.head_dim;
-        let kv = config.num_key_value_heads * config.head_dim;
-        let matrix = |label: &str, rows: usize, cols: usize| {
-            Weight::allocate(gpu, label, format, rows as u32, cols as u32)
-        };
-        let norm = || gpu.allocate("norm", 4 * hidden as u64);
-        let layer = |_| -> Result<Layer> {
+    pub fn allocate(gpu: &Gpu, config: &ModelConfig, formats: impl Into<WeightFormats>) -> Result<Self> {
+        let formats = formats.into();
+        let norm = || gpu.allocate("norm", 4 * config.hidden_size as u64);
+        let layer = |index| -> Result<Layer> {
+            let [qkv, o, gate_up, down] =
+                Stack::of_block(config, index).map(|stack| stack.allocate(gpu, &formats));
             Ok(Layer {
                 input_norm: norm()?,
-                qkv: matrix("qkv", heads + 2 * kv, hidden)?,
-                o: matrix("o", hidden, heads)?,
+                qkv: qkv?,
+                o: o?,
                 post_attention_norm: norm()?,
-                gate_up: matrix("gate_up", 2 * intermediate, hidden)?,
-                down: matrix("down", hidden, intermediate)?,
+                gate_up: gate_up?,
+                down: down?,
             })
         };
         let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?;
-        let embed_tokens = matrix("embed_tokens", config.vocab_size, hidden)?;
-        let lm_head = match config.tie_word_embeddings {
-            true => None,
-            false => Some(matrix("lm_head", config.vocab_size, hidden)?),
+        let single = |name| {
+            let (format, rows, cols) = (formats.of(name), config.vocab_size, config.hidden_size);
+            Weight::allocate(gpu, name, format, rows as u32, cols as u32)
         };
+        let embed_tokens = single(EMBEDDING)?;
+        let lm_head = (!config.tie_word_embeddings).then(|| single(LM_HEAD)).transpose()?;
         Ok(Self { embed_tokens, layers, norm: norm()?, lm_head })
     }
 
-    /// The weights of `checkpoint`, which [`check`](super::check) has accepted, with matrices in `format`.
+    /// The weights of `checkpoint`, which [`check`](super::check) has accepted, with matrices in `formats`.
     ///
     /// # Errors
     /// As [`Weights::allocate`] and [`Weights::fill`].
@@ -97,10 +104,10 @@ impl Weights {
         gpu: &Gpu,
         checkpoint: &Checkpoint,
         config: &ModelConfig,
-        format: &'static Format,
+        formats: impl Into<WeightFormats>,
         progress: Progress,
     ) -> Result<Self> {
-        let weights = Self::allocate(gpu, config, format)?;
+        let weights = Self::allocate(gpu, config, formats)?;
         weights.fill(gpu, checkpoint, config, progress)?;
         Ok(weights)
     }
@@ -120,23 +127,22 @@ impl Weights {
         progress: Progress,
     ) -> Result<()> {
         let total = checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
-        let mut loader = Loader { gpu, checkpoint, progress, done: 0, total, unflushed: 0 };
-        let qkv = Rows::qkv(config, checkpoint.rotary());
+        let span = rotary_span(config, checkpoint.rotary());
+        let mut loader = Loader { gpu, checkpoint, progress, done: 0, total, unflushed: 0, span };
         for (index, layer) in self.layers.iter().enumerate() {
             let name = |suffix: &str| format!("model.layers.{index}.{suffix}.weight");
-            let attention = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj")));
-            let gate_up = ["gate", "up"].map(|part| name(&format!("mlp.{part}_proj")));
             loader.vector(&layer.input_norm, &name("input_layernorm"))?;
-            loader.matrix(&layer.qkv, &attention, qkv)?;
-            loader.matrix(&layer.o, &[name("self_attn.o_proj")], Rows::Same)?;
             loader.vector(&layer.post_attention_norm, &name("post_attention_layernorm"))?;
-            loader.matrix(&layer.gate_up, &gate_up, Rows::GateUp)?;
-            loader.matrix(&layer.down, &[name("mlp.down_proj")], Rows::Same)?;
+            let weights = [&layer.qkv, &layer.o, &layer.gate_up, &layer.down];
+            for (stack, weights) in Stack::of_block(config, index).into_iter().zip(weights) {
+                loader.stack(weights, stack)?;
+            }
         }
-        loader.matrix(&self.embed_tokens, &["model.embed_tokens.weight".to_owned()], Rows::Same)?;
+        let single = |name: &str| (vec![name.to_owned()], Rows::Same);
+        loader.matrix(&self.embed_tokens, &single(EMBEDDING))?;
         loader.vector(&self.norm, "model.norm.weight")?;
         if let Some(lm_head) = &self.lm_head {
-            loader.matrix(lm_head, &["lm_head.weight".to_owned()], Rows::Same)?;
+            loader.matrix(lm_head, &single(LM_HEAD))?;
         }
         gpu.flush()
     }
@@ -145,8 +151,13 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::allocate`] and [`Weights::fill_random`].
-    pub fn random(gpu: &Gpu, config: &ModelConfig, format: &'static Format, seed: u32) -> Result<Self> {
-        let weights = Self::allocate(gpu, config, format)?;
+    pub fn random(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        formats: impl Into<WeightFormats>,
+        seed: u32,
+    ) -> Result<Self> {
+        let weights = Self::allocate(gpu, config, formats)?;
         weights.fill_random(gpu, seed)?;
         Ok(weights)
     }
@@ -158,9 +169,8 @@ impl Weights {
     pub fn fill_random(&self, gpu: &Gpu, seed: u32) -> Result<()> {
         let matrices =
             self.layers.iter().flat_map(|Layer { qkv, o, gate_up, down, .. }| [qkv, o, gate_up, down]);
-        for (seed, weight) in
-            (seed.wrapping_add(1)..).zip(matrices.chain([&self.embed_tokens]).chain(&self.lm_head))
-        {
+        let matrices = matrices.flatten().chain([&self.embed_tokens]).chain(&self.lm_head);
+        for (seed, weight) in (seed.wrapping_add(1)..).zip(matrices) {
             weight.fill_random(gpu, seed, 1.0 / (weight.cols as f32).sqrt())?;
             gpu.flush()?;
         }
@@ -176,19 +186,105 @@ impl Weights {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
     }
 
-    /// Bytes that the matrices of a model take on the device when stored as `format`; `None` when
+    /// Bytes that the matrices of a model take on the device when stored in `formats`; `None` when
     /// that cannot be counted in 64 bits.
-    pub fn bytes(config: &ModelConfig, format: &Format) -> Option<u64> {
-        super::expected_tensors(config).iter().try_fold(0u64, |sum, (_, shape)| {
+    pub fn bytes(config: &ModelConfig, formats: impl Into<WeightFormats>) -> Option<u64> {
+        let formats = formats.into();
+        super::expected_tensors(config).iter().try_fold(0u64, |sum, (name, shape)| {
             let bytes = match shape[..] {
                 [rows, cols] => {
-                    let (codes, scales) = format.plane_bytes(rows, cols)?;
+                    let (codes, scales) = formats.of(name).plane_bytes(rows, cols)?;
                     codes.checked_add(scales)?
                 }
                 _ => 4 * shape.iter().map(|size| *size as u64).product::<u64>(),
             };
             sum.checked_add(bytes)
         })
+    }
+}
+
+/// Bytes on the device of all matrices by their label, that of the output projection too.
+pub fn matrix_bytes(config: &ModelConfig, formats: &WeightFormats) -> BTreeMap<&'static str, u64> {
+    let mut bytes = BTreeMap::new();
+    let mut add = |label, format: &Format, rows: usize, cols: usize| {
+        let (codes, scales) = format.plane_bytes(rows, cols).unwrap_or_default();
+        *bytes.entry(label).or_default() += codes + scales;
+    };
+    for stack in (0..config.num_hidden_layers).flat_map(|index| Stack::of_block(config, index)) {
+        let runs = stack.runs(formats).into_iter();
+        runs.for_each(|run| add(stack.label, run.format, run.rows as usize, run.cols as usize));
+    }
+    let lm_head = if config.tie_word_embeddings { EMBEDDING } else { LM_HEAD };
+    add("lm_head", formats.of(lm_head), config.vocab_size, config.hidden_size);
+    bytes
+}
+
+/// Tensors of a block whose matrices read the same input, and how their rows are stored.
+pub(super) struct Stack {
+    label: &'static str,
+    /// Names, and numbers of rows.
+    tensors: Vec<(String, usize)>,
+    cols: usize,
+    order: Rows,
+}
+
+/// A matrix of a [`Stack`]: rows in one format.
+pub(super) struct Run {
+    pub format: &'static Format,
+    pub rows: u32,
+    pub cols: u32,
+    first_output: u32,
+    output_step: u32,
+}
+
+impl Stack {
+    /// The stacks of block `index`: q, k and v; o; gate and up; down.
+    pub fn of_block(config: &ModelConfig, index: usize) -> [Self; 4] {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let heads = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let stack = |label, parts: &[(&str, usize)], cols, order| {
+            let named =
+                |(part, rows): &(&str, usize)| (format!("model.layers.{index}.{part}_proj.weight"), *rows);
+            Self { label, tensors: parts.iter().map(named).collect(), cols, order }
+        };
+        let qkv = [("self_attn.q", heads), ("self_attn.k", kv), ("self_attn.v", kv)];
+        let gate_up = [("mlp.gate", intermediate), ("mlp.up", intermediate)];
+        [
+            stack("qkv", &qkv, hidden, Rows::qkv(config, Rotary::Neighbours)),
+            stack("o", &[("self_attn.o", hidden)], heads, Rows::Same),
+            stack("gate_up", &gate_up, hidden, Rows::GateUp),
+            stack("down", &[("mlp.down", hidden)], intermediate, Rows::Same),
+        ]
+    }
+
+    /// The matrices that it consists of: one, unless its tensors are in different formats.
+    pub fn runs(&self, formats: &WeightFormats) -> Vec<Run> {
+        let alike = self.tensors.iter().all(|(name, _)| formats.of(name) == formats.of(&self.tensors[0].0));
+        // Tensors whose rows alternate begin one after the other.
+        let (apart, output_step) = match self.order {
+            Rows::GateUp if !alike => (true, self.tensors.len() as u32),
+            _ => (false, 1),
+        };
+        let mut runs: Vec<Run> = Vec::new();
+        let mut first_output = 0;
+        for (name, rows) in &self.tensors {
+            let (format, rows, cols) = (formats.of(name), *rows as u32, self.cols as u32);
+            match runs.last_mut() {
+                Some(last) if last.format == format && !apart => last.rows += rows,
+                _ => runs.push(Run { format, rows, cols, first_output, output_step }),
+            }
+            first_output += if apart { 1 } else { rows };
+        }
+        runs
+    }
+
+    fn allocate(&self, gpu: &Gpu, formats: &WeightFormats) -> Result<Vec<Weight>> {
+        let weight = |run: Run| {
+            let weight = Weight::allocate(gpu, self.label, run.format, run.rows, run.cols)?;
+            Ok(weight.at(run.first_output, run.output_step))
+        };
+        self.runs(formats).into_iter().map(weight).collect()
     }
 }
 
@@ -215,10 +311,7 @@ impl Rows {
     /// [`Rows::Qkv`] of a model from a checkpoint with `rotary` rows.
     pub fn qkv(config: &ModelConfig, rotary: Rotary) -> Self {
         let heads = [config.num_attention_heads, config.num_key_value_heads];
-        let span = match rotary {
-            Rotary::Halves => config.head_dim,
-            Rotary::Neighbours => 2,
-        };
+        let span = rotary_span(config, rotary);
         Self::Qkv { parts: heads.map(|heads| heads * config.head_dim), span }
     }
 
@@ -240,6 +333,14 @@ impl Rows {
     }
 }
 
+/// Rows of q and k within which a checkpoint's order differs from the device's.
+fn rotary_span(config: &ModelConfig, rotary: Rotary) -> usize {
+    match rotary {
+        Rotary::Halves => config.head_dim,
+        Rotary::Neighbours => 2,
+    }
+}
+
 struct Loader<'a> {
     gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
@@ -247,6 +348,8 @@ struct Loader<'a> {
     done: u64,
     total: u64,
     unflushed: u64,
+    /// As of [`Rows::Qkv`].
+    span: usize,
 }
 
 impl Loader<'_> {
@@ -260,30 +363,49 @@ impl Loader<'_> {
         self.advance(&[tensor], tensor.bytes.len(), 0)
     }
 
-    /// The matrices of `names`, all of as many columns, as one.
-    fn matrix(&mut self, weight: &Weight, names: &[String], order: Rows) -> Result<()> {
+    /// The tensors of a stack, in the checkpoint's order of rows.
+    fn stack(&mut self, weights: &[Weight], stack: Stack) -> Result<()> {
+        let order = match stack.order {
+            Rows::Qkv { parts, .. } => Rows::Qkv { parts, span: self.span },
+            other => other,
+        };
+        let source = (stack.tensors.into_iter().map(|(name, _)| name).collect(), order);
+        weights.iter().try_for_each(|weight| self.matrix(weight, &source))
+    }
+
+    /// The rows of a weight from the tensors that have them. Blocks of the format in which they are stored are
+    /// taken as they are.
+    fn matrix(&mut self, weight: &Weight, (names, order): &(Vec<String>, Rows)) -> Result<()> {
         let tensors = names.iter().map(|name| self.checkpoint.tensor(name)).collect::<Result<Vec<_>>>()?;
-        let cols = tensors[0].shape[1];
-        let rows: usize = tensors.iter().map(|tensor| tensor.shape[0]).sum();
-        let format = weight.format;
+        let (format, cols) = (weight.format, weight.cols as usize);
         // An even number of rows, as `Weight::write_rows` wants them to begin.
-        let step = (STAGING_VALUES / cols).max(2) & !1;
+        let step = (STAGING_VALUES as u32 / weight.cols).max(2) & !1;
         let blocks = format.blocks(cols);
-        let mut values = Vec::new();
-        for first in (0..rows).step_by(step) {
-            let count = step.min(rows - first);
-            values.resize(count * cols, 0.0);
-            let mut read = 0;
-            for (row, values) in (first..).zip(values.chunks_exact_mut(cols)) {
-                let (tensor, row) = order.source(row);
-                tensors[tensor].to_f32(row * cols, values);
-                check_finite(&tensors[tensor], values)?;
-                read += cols * tensors[tensor].dtype.size();
-            }
-            let mut codes = vec![0; count * blocks * format.code_words];
-            let mut scales = vec![0; count * blocks * format.scale_halves];
-            format.encode_rows(&values, cols, &mut codes, &mut scales);
-            weight.write_rows(self.gpu, first as u32, &codes, &scales);
+        let (row_codes, row_scales) = (blocks * format.code_words, blocks * format.scale_halves);
+        for first in (0..weight.rows).step_by(step as usize) {
+            let rows = first..weight.rows.min(first + step);
+            let sources: Vec<_> = rows
+                .map(|row| order.source((weight.first_output + weight.output_step * row) as usize))
+                .map(|(tensor, row)| (&tensors[tensor], row))
+                .collect();
+            let mut codes = vec![0; sources.len() * row_codes];
+            // As many as rows even where there are none.
+            let mut scales = vec![0; sources.len() * row_scales.max(1)];
+            let rows =
+                codes.par_chunks_exact_mut(row_codes).zip(scales.par_chunks_exact_mut(row_scales.max(1)));
+            rows.zip(&sources).try_for_each(|((codes, scales), (tensor, row))| {
+                let mut values = vec![0.0; cols];
+                tensor.to_f32(row * cols, &mut values);
+                check_finite(tensor, &values)?;
+                match tensor.dtype {
+                    DType::Blocks(own) if own == format => format.unpack_row(tensor.row(*row), codes, scales),
+                    _ => format.encode_rows(&values, cols, codes, &mut scales[..row_scales]),
+                }
+                Ok(())
+            })?;
+            scales.truncate(sources.len() * row_scales);
+            weight.write_rows(self.gpu, first, &codes, &scales);
+            let read = sources.iter().map(|(tensor, row)| tensor.row(*row).len()).sum();
             self.advance(&[], read, 4 * codes.len() + 2 * scales.len())?;
         }
         self.advance(&tensors, 0, 0)

@@ -15,7 +15,7 @@ use crate::{
 };
 
 uniform! {
-    pub(super) struct MatmulParams { first_row: u32, rows: u32, blocks: u32, y_stride: u32, slot: u32 }
+    pub(super) struct MatmulParams { first_row: u32, row_step: u32, rows: u32, blocks: u32, y_stride: u32, slot: u32 }
 }
 
 /// `y = x · weightᵀ`.
@@ -28,7 +28,7 @@ pub struct Matmul<'a> {
     pub x: &'a Tensor,
     /// Room for `x` in 8-bit codes, for kernels that multiply integers. Without it, none is chosen.
     pub x_q8: Option<&'a Q8Tensor>,
-    /// `[rows, outputs]`.
+    /// `[rows, outputs]`, with all outputs of the weights that write to it.
     pub y: &'a Tensor,
     /// How many rows.
     pub rows: RowCount,
@@ -103,12 +103,14 @@ impl<'a> Matmul<'a> {
     /// As [`Gpu::kernel`] and [`Step::new`].
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let weight = self.weight;
-        assert!(self.x.cols == weight.cols && self.y.cols == weight.rows, "shapes differ");
+        let last = weight.first_output + weight.output_step * (weight.rows - 1);
+        assert!(self.x.cols == weight.cols && last < self.y.cols, "shapes differ");
         let Choice { key, kernel } = self.choose(gpu)?;
         let slot = if let RowCount::Many { slot, .. } = self.rows { slot } else { 0 };
         for part in &weight.parts {
             let params = gpu.uniform(&MatmulParams {
-                first_row: part.first_row,
+                first_row: weight.first_output + weight.output_step * part.first_row,
+                row_step: weight.output_step,
                 rows: part.rows,
                 blocks: weight.blocks(),
                 y_stride: self.y.stride(),

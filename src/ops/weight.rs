@@ -28,6 +28,10 @@ pub struct Weight {
     pub rows: u32,
     /// Number of columns.
     pub cols: u32,
+    /// Column of a product that is that of its first row.
+    pub first_output: u32,
+    /// Columns of a product from one row's to the next's.
+    pub output_step: u32,
     /// In the order of their rows.
     pub parts: Vec<WeightPart>,
 }
@@ -90,7 +94,12 @@ impl Weight {
             })
         };
         let parts = (0..rows).step_by(part_rows as usize).map(part).collect::<Result<_>>()?;
-        Ok(Self { format, rows, cols, parts })
+        Ok(Self { format, rows, cols, first_output: 0, output_step: 1, parts })
+    }
+
+    /// The same, for products whose columns `first_output + output_step * row` are those of its rows.
+    pub fn at(self, first_output: u32, output_step: u32) -> Self {
+        Self { first_output, output_step, ..self }
     }
 
     /// A copy of `matrix` on the device.

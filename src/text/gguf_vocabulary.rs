@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::byte_level::Ranks;
 use super::pieces::byte_level;
 use super::spm::{Kind, Piece};
+use crate::checkpoint::Metadata;
 use crate::{Error, ErrorKind, Result};
 
 /// What a GGUF file says about its tokenizer: its keys `tokenizer.ggml.*`.
@@ -61,6 +62,41 @@ pub(super) struct Words {
 }
 
 impl GgufVocabulary {
+    /// Reads `tokenizer.ggml.*` of a file's metadata; `None` if the file has no vocabulary.
+    ///
+    /// Error ([`ErrorKind::Config`]) for values of another type, and ([`ErrorKind::Tokenizer`]) for a start or end token
+    /// that is not in the vocabulary.
+    pub fn read(metadata: &Metadata) -> Result<Option<Self>> {
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        let model = match metadata.text(&key("model"))? {
+            None | Some("none" | "no_vocab") => return Ok(None),
+            Some(model) => model.to_owned(),
+        };
+        let tokens = metadata.texts(&key("tokens"))?.unwrap_or_default();
+        // A file may say that there is no such token by an id of -1, or of 2³² - 1.
+        let token = |name: &str| match metadata.number(&key(name))? {
+            Some(id) if (0.0..tokens.len() as f64).contains(&id) => Ok(Some(id as u32)),
+            None => Ok(None),
+            Some(id) if id == -1.0 || id == f64::from(u32::MAX) => Ok(None),
+            Some(id) => {
+                let expected = format_args!("a token id below {}", tokens.len());
+                Err(Error::expected(ErrorKind::Tokenizer, key(name), expected, id))
+            }
+        };
+        Ok(Some(Self {
+            model,
+            pre: metadata.text(&key("pre"))?.map(str::to_owned),
+            scores: metadata.numbers(&key("scores"))?.unwrap_or_default(),
+            token_types: metadata.integers(&key("token_type"))?.unwrap_or_default(),
+            merges: metadata.texts(&key("merges"))?.unwrap_or_default(),
+            bos: token("bos_token_id")?,
+            eos: token("eos_token_id")?,
+            add_bos: metadata.boolean(&key("add_bos_token"))?,
+            add_space_prefix: metadata.boolean(&key("add_space_prefix"))?,
+            tokens,
+        }))
+    }
+
     /// The tokens with their scores and kinds.
     ///
     /// Error ([`ErrorKind::Tokenizer`]) for lists of different lengths or a type that does not exist.

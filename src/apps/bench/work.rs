@@ -4,9 +4,8 @@ use std::ops::AddAssign;
 
 use super::Case;
 use crate::{
-    model::{Fit, KvCache, ModelConfig, ModelOptions},
+    model::{EMBEDDING, Fit, KvCache, ModelConfig, ModelOptions, WeightFormats, matrix_bytes},
     ops::{PAGE, Roofline},
-    quant::Format,
 };
 
 /// Bytes that have to be read from memory, or written, and operations of arithmetic, a multiply-add being two.
@@ -31,7 +30,7 @@ pub struct Stored<'a> {
     /// Shape.
     pub config: &'a ModelConfig,
     /// Of matrices.
-    pub format: &'static Format,
+    pub formats: &'a WeightFormats,
     /// Of keys and values, and the rows of a batch.
     pub options: &'a ModelOptions,
 }
@@ -64,34 +63,35 @@ pub fn passes(case: Case, max_rows: u32) -> Vec<Pass> {
 impl Pass {
     /// The work of each operation by its label in profiles, attention as `attention`.
     pub fn operations(&self, stored: &Stored) -> Vec<(&'static str, Work)> {
-        let Stored { config, format, .. } = *stored;
+        let Stored { config, formats, .. } = *stored;
+        let stored_bytes = matrix_bytes(config, formats);
         let layers = config.num_hidden_layers as f64;
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let heads = config.num_attention_heads * config.head_dim;
         let kv_heads = config.num_key_value_heads * config.head_dim;
         let rows = f64::from(self.sequences * self.tokens);
         // A product reads its whole matrix once; activations stay near the arithmetic.
-        let product = |outputs: usize, inputs: usize, rows: f64, count: f64| {
-            let (codes, scales) = format.plane_bytes(outputs, inputs).unwrap_or_default();
+        let product = |label: &'static str, outputs: usize, inputs: usize, rows: f64, count: f64| {
             let operations = 2.0 * outputs as f64 * inputs as f64 * rows;
-            Work { bytes: count * (codes + scales) as f64, operations: count * operations }
+            (label, Work { bytes: stored_bytes[label] as f64, operations: count * operations })
         };
         let mut all = vec![
-            ("qkv", product(heads + 2 * kv_heads, hidden, rows, layers)),
+            product("qkv", heads + 2 * kv_heads, hidden, rows, layers),
             ("attention", self.attention(stored)),
-            ("o", product(hidden, heads, rows, layers)),
-            ("gate_up", product(2 * intermediate, hidden, rows, layers)),
-            ("down", product(hidden, intermediate, rows, layers)),
+            product("o", hidden, heads, rows, layers),
+            product("gate_up", 2 * intermediate, hidden, rows, layers),
+            product("down", hidden, intermediate, rows, layers),
         ];
         if self.logits {
-            all.push(("lm_head", product(config.vocab_size, hidden, f64::from(self.sequences), 1.0)));
+            all.push(product("lm_head", config.vocab_size, hidden, f64::from(self.sequences), 1.0));
         }
         all
     }
 
     /// The work of what only moves activations about, by its label: no part of the limit, as kernels can be fused.
     pub fn activations(&self, stored: &Stored) -> Vec<(&'static str, Work)> {
-        let Stored { config, format, options } = *stored;
+        let Stored { config, formats, options } = *stored;
+        let format = formats.of(EMBEDDING);
         let rows = f64::from(self.sequences * self.tokens);
         let layers = config.num_hidden_layers as f64;
         let heads = config.num_attention_heads * config.head_dim;
@@ -151,5 +151,5 @@ pub fn least_seconds(case: Case, stored: &Stored, roofline: &Roofline, dispatche
 /// Whether the device's memory takes the model with the cache that `case` needs.
 pub fn fits(case: Case, stored: &Stored, memory: Option<u64>) -> bool {
     let options = ModelOptions { cache_tokens: Some(case.cache_tokens(stored)), ..*stored.options };
-    Fit::new(stored.config, &options, stored.format).fits(memory) != Some(false)
+    Fit::new(stored.config, &options, stored.formats).fits(memory) != Some(false)
 }

@@ -116,12 +116,12 @@ fn tests(args: &Args, roofline: &Roofline, report: &mut Report) -> Outcome {
     let source = args.model.source.get()?;
     let (model, depth) = match &source {
         ModelSource::Synthetic(name) => (format!("synthetic:{name}"), Depth::Skip),
-        ModelSource::Folder(dir) => (dir.display().to_string(), Depth::Prefill),
+        ModelSource::Folder(path) | ModelSource::Gguf(path) => (path.display().to_string(), Depth::Prefill),
     };
-    let config = source.config()?;
-    let format = args.model.weights.unwrap_or_else(|| by_name("f16").expect("a format of the table"));
+    let config = args.model.config(&source)?;
+    let formats = args.model.weights.or(by_name("f16")).expect("a format of the table").into();
     let options = args.model.model_options(&config);
-    let stored = Stored { config: &config, format, options: &options };
+    let stored = Stored { config: &config, formats: &formats, options: &options };
     let cases = cases(args, &stored, roofline, report.memory);
     if cases.is_empty() {
         return Err(usage("bench", "expected a prompt length or a number of tokens above 0"));

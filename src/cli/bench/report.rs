@@ -57,7 +57,7 @@ struct Model {
     model: String,
     model_size: u64,
     model_n_params: u64,
-    weights: &'static str,
+    weights: String,
     n_batch: u32,
     type_k: &'static str,
     type_v: &'static str,
@@ -139,9 +139,9 @@ impl Report {
         let options = engine.model_options();
         self.model = Some(Model {
             model,
-            model_size: Fit::new(engine.config(), options, engine.format()).weights,
+            model_size: Fit::new(engine.config(), options, engine.formats()).weights,
             model_n_params: engine.config().parameters(),
-            weights: engine.format().name,
+            weights: engine.formats().name(),
             n_batch: options.max_rows,
             type_k: options.kv_format.name(),
             type_v: options.kv_format.name(),
@@ -218,7 +218,7 @@ impl Row {
 }
 
 fn stored(engine: &Engine) -> Stored<'_> {
-    Stored { config: engine.config(), format: engine.format(), options: engine.model_options() }
+    Stored { config: engine.config(), formats: engine.formats(), options: engine.model_options() }
 }
 
 impl Operation {

@@ -8,7 +8,6 @@ use crate::{
         MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, RowCount, Variant, Weight, count,
         matmul::subject,
     },
-    quant::Format,
     tensor::{Q8Tensor, Tensor},
 };
 
@@ -30,15 +29,17 @@ const FEW: [u32; 2] = [1, 8];
 /// Rows of activations that the matrix-matrix kernels are tried with at most.
 const MANY: u32 = 128;
 
-pub fn mat_vec(tuner: &mut Tuner, format: &'static Format, matrix: &TuneMatrix) -> Result<()> {
+pub fn mat_vec(tuner: &mut Tuner, matrix: &TuneMatrix) -> Result<()> {
+    let format = matrix.format;
     let shapes = FEW.map(|cols| MatVecShape { format, cols, q8: true });
-    product(tuner, &MAT_VEC, &shapes, format, matrix, &FEW.map(|rows| (RowCount::Few(rows), rows)))
+    product(tuner, &MAT_VEC, &shapes, matrix, &FEW.map(|rows| (RowCount::Few(rows), rows)))
 }
 
 /// The matrix-matrix kernels for batches of at most `most` rows, one of [`RowCount::MANY`].
-pub fn mat_mat(tuner: &mut Tuner, format: &'static Format, matrix: &TuneMatrix, most: u32) -> Result<()> {
+pub fn mat_mat(tuner: &mut Tuner, matrix: &TuneMatrix, most: u32) -> Result<()> {
+    let format = matrix.format;
     let rows = (RowCount::many(count::ROWS, most), most.min(MANY));
-    product(tuner, &MAT_MAT, &[MatMatShape { format, q8: true, most }], format, matrix, &[rows])
+    product(tuner, &MAT_MAT, &[MatMatShape { format, q8: true, most }], matrix, &[rows])
 }
 
 /// Some of a model's matrices, with activations for them, all zero.
@@ -50,8 +51,8 @@ struct Layers {
 }
 
 impl Layers {
-    fn new(gpu: &Gpu, format: &'static Format, matrix: TuneMatrix, rows: u32) -> Result<Self> {
-        let TuneMatrix { rows: outputs, cols: inputs, count } = matrix;
+    fn new(gpu: &Gpu, matrix: TuneMatrix, rows: u32) -> Result<Self> {
+        let TuneMatrix { format, rows: outputs, cols: inputs, count } = matrix;
         let weight = || Weight::allocate(gpu, "tuning", format, outputs, inputs);
         Ok(Self {
             weights: (0..count).map(|_| weight()).collect::<Result<_>>()?,
@@ -91,17 +92,16 @@ fn product<S>(
     tuner: &mut Tuner,
     operation: &Operation<S>,
     shapes: &[S],
-    format: &'static Format,
     matrix: &TuneMatrix,
     rows: &[(RowCount, u32)],
 ) -> Result<()> {
-    let subject = subject(format, matrix.rows, matrix.cols, rows[0].0);
+    let subject = subject(matrix.format, matrix.rows, matrix.cols, rows[0].0);
     let candidates = tuner.candidates(operation, shapes, &subject);
     let Some(first) = candidates.first() else { return Ok(()) };
     let gpu = tuner.gpu;
-    let slice = slice(gpu, operation, first, format, matrix, rows)?;
+    let slice = slice(gpu, operation, first, matrix, rows)?;
     let most = rows.iter().map(|(_, rows)| *rows).max().unwrap_or(1);
-    let layers = Layers::new(gpu, format, slice, most)?;
+    let layers = Layers::new(gpu, slice, most)?;
     layers.uses(gpu, rows, |uses| tuner.measure(operation, subject, candidates, uses))
 }
 
@@ -110,13 +110,12 @@ fn slice<S>(
     gpu: &Gpu,
     operation: &Operation<S>,
     variant: &Variant<S>,
-    format: &'static Format,
     matrix: &TuneMatrix,
     rows: &[(RowCount, u32)],
 ) -> Result<TuneMatrix> {
     let outputs = (PROBE_WEIGHTS / matrix.cols).next_multiple_of(SLICE_ROWS).min(matrix.rows);
     let most = rows.iter().map(|(_, rows)| *rows).max().unwrap_or(1);
-    let probe = Layers::new(gpu, format, TuneMatrix { rows: outputs, count: 1, ..*matrix }, most)?;
+    let probe = Layers::new(gpu, TuneMatrix { rows: outputs, count: 1, ..*matrix }, most)?;
     let only = operation.only(gpu, variant);
     let mut steps = vec![0; rows.len()];
     let mut contender = Contender::new(variant.name, rows.len());
@@ -128,7 +127,8 @@ fn slice<S>(
     let seconds = of_use.sum::<f64>();
     let affordable = (f64::from(outputs) * PRODUCT_SECONDS / seconds) as u32 / SLICE_ROWS * SLICE_ROWS;
     let rows = affordable.clamp(outputs, matrix.rows);
-    let (codes, scales) = format.plane_bytes(rows as usize, matrix.cols as usize).unwrap_or((u64::MAX, 0));
+    let (codes, scales) =
+        matrix.format.plane_bytes(rows as usize, matrix.cols as usize).unwrap_or((u64::MAX, 0));
     let count = (COPIES_BYTES / codes.saturating_add(scales)).clamp(1, matrix.count.into()) as u32;
     Ok(TuneMatrix { rows, count, ..*matrix })
 }

@@ -23,8 +23,6 @@ use crate::{
 /// What to measure: all that the speed of a model depends on.
 #[derive(Debug, Clone)]
 pub struct TuneShapes {
-    /// Format of the weights.
-    pub weights: &'static Format,
     /// The different matrices.
     pub matrices: Vec<TuneMatrix>,
     /// Width of the residual stream.
@@ -43,8 +41,10 @@ pub struct TuneShapes {
 }
 
 /// Matrices of one shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TuneMatrix {
+    /// How they are stored.
+    pub format: &'static Format,
     /// Outputs.
     pub rows: u32,
     /// Inputs.
@@ -185,11 +185,11 @@ impl Tuner<'_> {
         attention::single(self, shapes)?;
         attention::tiled(self, shapes)?;
         for matrix in &shapes.matrices {
-            linear::mat_vec(self, shapes.weights, matrix)?;
+            linear::mat_vec(self, matrix)?;
         }
         for most in batches {
             for matrix in &shapes.matrices {
-                linear::mat_mat(self, shapes.weights, matrix, most)?;
+                linear::mat_mat(self, matrix, most)?;
             }
         }
         Ok(())
