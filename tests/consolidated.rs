@@ -13,6 +13,7 @@ use golden::Golden;
 use mistral_wgpu::{
     ErrorKind,
     checkpoint::{Checkpoint, DType, Layout, Rotary},
+    generate::ModelSource,
     model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights, check},
     ops::KvFormat,
     quant::by_name,
@@ -156,6 +157,9 @@ fn of_both_layouts_hugging_faces_is_taken_unless_asked() {
     let theirs = Checkpoint::open_layout(dir.path(), Layout::Mistral).unwrap();
     assert_eq!(theirs.rotary(), Rotary::Neighbours);
     check(&theirs, &ModelConfig::from_dir(dir.path()).unwrap()).unwrap();
+    let named: ModelSource = dir.path().join("consolidated.safetensors").to_str().unwrap().parse().unwrap();
+    assert_eq!(named.checkpoint().unwrap().unwrap().rotary(), Rotary::Neighbours);
+    assert_eq!(named.config().unwrap().hidden_size, theirs.tensor("model.norm.weight").unwrap().shape[0]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
 /// As [`matrix`], but a 16-bit float holds every weight exactly: scales are powers of two, or these times few bits.
 fn short_matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
     let scales: &[u16] = match format.name {
+        "int4" => &[0x2c00, 0x4700],
         "q4_1" | "q5_1" => &[0x2c00, 0xb800],
         "q4_k" | "q5_k" => &[0x0c00, 0x1800, 0x1234, 0x5678, 0x9abc, 0xdef0, 0x1122, 0x3344],
         "q6_k" => &[0x0c00, 0x0408, 0xfc08, 0x0208, 0x0801, 0xf804, 0x0404, 0x0802, 0x08fe],

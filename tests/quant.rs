@@ -48,7 +48,7 @@ fn decodes_as_ggml_to_the_bit() {
 #[test]
 fn decodes_blocks_of_ggml_to_the_bit() {
     let golden = Golden::open("formats.safetensors");
-    for format in FORMATS.into_iter().filter(|format| format.scale_halves > 0) {
+    for format in FORMATS.into_iter().filter(|format| format.scale_halves > 0 && format.ggml.is_some()) {
         let decoded = golden.f32(&format!("{}_decoded", format.name));
         let rows = from_ggml(format, format.block, &golden.bytes(format.name));
         assert_eq!(rows.rows * rows.cols, decoded.len(), "{}", format.name);
@@ -65,7 +65,7 @@ fn decodes_blocks_of_ggml_to_the_bit() {
 fn encodes_as_well_as_ggml() {
     let golden = Golden::open("formats.safetensors");
     let values = golden.f32("values");
-    for format in FORMATS.into_iter().filter(|format| format.scale_halves > 0) {
+    for format in FORMATS.into_iter().filter(|format| format.scale_halves > 0 && format.ggml.is_some()) {
         let ours = Matrix::encode(format, 8, 256, &values);
         let theirs = from_ggml(format, 256, &golden.bytes(&format!("{}_encoded", format.name)));
         let error = |matrix: &Matrix| -> f32 {

@@ -9,6 +9,8 @@ mod consolidated;
 mod files;
 mod gguf;
 mod layout;
+mod packed;
+mod quantized;
 mod safetensors;
 mod shards;
 mod view;
@@ -48,6 +50,10 @@ struct Location {
     dtype: DType,
     shape: Vec<usize>,
     bytes: Range<usize>,
+    /// Whether these are 32-bit integers, of whatever `dtype`.
+    integers: bool,
+    /// The rest of a packed matrix.
+    parts: Option<Box<quantized::Parts>>,
 }
 
 impl Checkpoint {
@@ -78,6 +84,7 @@ impl Checkpoint {
         if let Some(index) = index {
             index.check(&checkpoint)?;
         }
+        checkpoint.assemble(quantized::Scheme::read(dir)?)?;
         Ok(checkpoint)
     }
 
@@ -88,6 +95,7 @@ impl Checkpoint {
     pub fn open_file(path: &Path) -> Result<Self> {
         let mut checkpoint = Self { dir: path.into(), ..Self::default() };
         checkpoint.add(path.into())?;
+        checkpoint.assemble(None)?;
         Ok(checkpoint)
     }
 
@@ -132,7 +140,10 @@ impl Checkpoint {
         self.files.push((path, map));
         for safetensors::Entry { name, dtype, shape, bytes } in entries {
             match self.tensors.entry(self.layout.rename(&name)) {
-                Entry::Vacant(place) => place.insert(Location { file, dtype, shape, bytes }),
+                Entry::Vacant(place) => {
+                    let (integers, dtype) = (dtype.is_none(), dtype.unwrap_or(DType::F32));
+                    place.insert(Location { file, dtype, shape, bytes, integers, parts: None })
+                }
                 Entry::Occupied(other) => {
                     let found = format_args!("another in {}", self.files[other.get().file].0.display());
                     let error =
@@ -188,7 +199,8 @@ impl Checkpoint {
     fn view<'a>(&'a self, name: &'a str, location: &'a Location) -> TensorView<'a> {
         let (file, map) = &self.files[location.file];
         let Location { dtype, shape, bytes, .. } = location;
-        TensorView { name, file, dtype: *dtype, shape, bytes: &map[bytes.clone()] }
+        let packed = self.packed(location);
+        TensorView { name, file, dtype: *dtype, shape, bytes: &map[bytes.clone()], packed }
     }
 
     /// Gives the memory behind a tensor back to the system, for a tensor that will not be read again soon:

@@ -20,7 +20,8 @@ const MAX_RANK: usize = 8;
 /// A tensor as the header describes it, found to be true of the file.
 pub(super) struct Entry {
     pub name: String,
-    pub dtype: DType,
+    /// `None` for 32-bit integers.
+    pub dtype: Option<DType>,
     pub shape: Vec<usize>,
     /// Where its bytes are in the file.
     pub bytes: Range<usize>,
@@ -85,14 +86,15 @@ fn check(path: &Path, name: String, tensor: Description, next: usize, available:
     }
     let refuse = |expected: &str, found: &str| Err(corrupt(&name, expected, found).within(path.display()));
     let [begin, end] = tensor.data_offsets;
-    let Some(dtype) = DType::from_safetensors(&tensor.dtype) else {
+    let dtype = DType::from_safetensors(&tensor.dtype);
+    if dtype.is_none() && tensor.dtype != "I32" {
         return refuse("the dtype F32, F16 or BF16", &format!("{:?}", tensor.dtype));
-    };
+    }
     if tensor.shape.len() > MAX_RANK {
         return refuse(&format!("at most {MAX_RANK} dimensions"), &tensor.shape.len().to_string());
     }
     let elements = tensor.shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
-    let Some(size) = elements.and_then(|count| dtype.row_bytes(count)) else {
+    let Some(size) = elements.and_then(|count| dtype.unwrap_or(DType::F32).row_bytes(count)) else {
         return refuse("a shape whose size can be counted", &format!("{:?}", tensor.shape));
     };
     if begin != next {
@@ -104,7 +106,7 @@ fn check(path: &Path, name: String, tensor: Description, next: usize, available:
     }
     if end.checked_sub(begin) != Some(size) {
         return refuse(
-            &format!("{size} bytes for {dtype} {:?}", tensor.shape),
+            &format!("{size} bytes for {} {:?}", tensor.dtype.to_lowercase(), tensor.shape),
             &format!("offsets {begin} to {end}"),
         );
     }

@@ -7,6 +7,7 @@ use bytemuck::{Pod, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::packed::Packed;
 use crate::quant::{Format, by_name};
 
 /// The types of weights that checkpoints hold; all little-endian in the file.
@@ -77,8 +78,11 @@ pub struct TensorView<'a> {
     pub dtype: DType,
     /// Its dimensions, outermost first.
     pub shape: &'a [usize],
-    /// Its elements in row-major order, little-endian, with no promise about alignment.
+    /// Its elements in row-major order, little-endian, with no promise about alignment; of a matrix that GPTQ or AWQ
+    /// packed, its codes.
     pub bytes: &'a [u8],
+    /// What such a matrix is read from.
+    pub(super) packed: Option<Packed<'a>>,
 }
 
 impl TensorView<'_> {
@@ -96,9 +100,26 @@ impl TensorView<'_> {
     ///
     /// # Panics
     /// If the tensor has no such row.
-    pub fn row(&self, row: usize) -> &[u8] {
+    fn row(&self, row: usize) -> &[u8] {
         let size = self.dtype.row_bytes(self.cols()).expect("a tensor of whole rows");
         &self.bytes[row * size..][..size]
+    }
+
+    /// Bytes of a row in the file, on average.
+    pub fn row_bytes(&self) -> usize {
+        self.bytes.len() / (self.elements() / self.cols().max(1)).max(1)
+    }
+
+    /// Moves a row to its part of the planes of the format that its [`dtype`](Self::dtype) is, without loss.
+    ///
+    /// # Panics
+    /// As [`Format::unpack_row`].
+    pub fn unpack_row(&self, row: usize, codes: &mut [u32], scales: &mut [u16]) {
+        let format = self.dtype.format();
+        match self.packed {
+            Some(packed) => packed.unpack_row(row, format, codes, scales),
+            None => format.unpack_row(self.row(row), codes, scales),
+        }
     }
 
     /// Writes the elements `first .. first + out.len()`, as f32, to `out`. The conversion is exact, so a
@@ -108,6 +129,11 @@ impl TensorView<'_> {
     /// If the tensor has fewer elements than that, as indexing a slice would, or a row is cut.
     pub fn to_f32(&self, first: usize, out: &mut [f32]) {
         let end = first + out.len();
+        if let Some(packed) = self.packed {
+            assert!(first.is_multiple_of(packed.cols) && out.len().is_multiple_of(packed.cols), "whole rows");
+            let rows = (first / packed.cols..).zip(out.chunks_exact_mut(packed.cols));
+            return rows.for_each(|(row, out)| packed.row(row, out));
+        }
         let bytes = |size: usize| &self.bytes[first * size..end * size];
         match self.dtype {
             DType::F32 => {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Error, ErrorKind, Result,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Layout, read_text},
     model::{GenerationConfig, ModelConfig, SYNTHETIC},
     text::{ChatFormat, ChatTemplate, GgufVocabulary, Tokenizer},
 };
@@ -15,8 +15,10 @@ use crate::{
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A Hugging Face folder.
+    /// A folder in Hugging Face's layout, or in Mistral's where only that is there.
     Folder(PathBuf),
+    /// A folder of which Mistral's layout is taken, by the name of a file of it: `DIR/consolidated.safetensors`.
+    Consolidated(PathBuf),
     /// A GGUF file, or one part of a split one.
     Gguf(PathBuf),
     /// Random weights of a known shape, made on the device: `synthetic:NAME`.
@@ -30,9 +32,16 @@ impl FromStr for ModelSource {
         Ok(match text.strip_prefix("synthetic:") {
             Some(name) => Self::Synthetic(name.to_owned()),
             None if text.to_ascii_lowercase().ends_with(".gguf") => Self::Gguf(text.into()),
+            None if is_consolidated(text) => Self::Consolidated(Path::new(".").join(text).with_file_name("")),
             None => Self::Folder(text.into()),
         })
     }
+}
+
+/// Whether a path is that of one of the files with Mistral's weights.
+fn is_consolidated(path: &str) -> bool {
+    let name = path.rsplit(['/', std::path::MAIN_SEPARATOR]).next().unwrap_or_default();
+    name.starts_with("consolidated") && name.ends_with(".safetensors")
 }
 
 impl ModelSource {
@@ -43,6 +52,10 @@ impl ModelSource {
     pub fn config(&self) -> Result<ModelConfig> {
         match self {
             Self::Folder(dir) => ModelConfig::from_dir(dir),
+            Self::Consolidated(dir) => {
+                let path = dir.join("params.json");
+                ModelConfig::from_params(&read_text(&path)?, &path.to_string_lossy())
+            }
             Self::Gguf(file) => ModelConfig::from_gguf(&Checkpoint::open(file)?),
             Self::Synthetic(name) => ModelConfig::synthetic(name).ok_or_else(|| {
                 let known: Vec<_> = SYNTHETIC.iter().map(|model| model.name).collect();
@@ -59,6 +72,7 @@ impl ModelSource {
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
         match self {
             Self::Folder(path) | Self::Gguf(path) => Checkpoint::open(path).map(Some),
+            Self::Consolidated(dir) => Checkpoint::open_layout(dir, Layout::Mistral).map(Some),
             Self::Synthetic(_) => Ok(None),
         }
     }
@@ -74,7 +88,7 @@ impl ModelSource {
                 let vocabulary = GgufVocabulary::read(Checkpoint::open(file)?.metadata())?;
                 vocabulary.map(|vocabulary| Tokenizer::from_gguf(&vocabulary)).transpose()
             }
-            Self::Folder(dir) => Tokenizer::from_dir(dir),
+            Self::Folder(dir) | Self::Consolidated(dir) => Tokenizer::from_dir(dir),
             Self::Synthetic(_) => Ok(None),
         }
     }
@@ -85,7 +99,9 @@ impl ModelSource {
     /// As [`ChatFormat::from_dir`].
     pub fn chat_format(&self, tokenizer: &Tokenizer) -> Result<Option<ChatFormat>> {
         match self {
-            Self::Folder(dir) if dir.is_dir() => ChatFormat::from_dir(dir, tokenizer),
+            Self::Folder(dir) | Self::Consolidated(dir) if dir.is_dir() => {
+                ChatFormat::from_dir(dir, tokenizer)
+            }
             Self::Gguf(file) => {
                 let checkpoint = Checkpoint::open(file)?;
                 let template = checkpoint.metadata().text("tokenizer.chat_template")?.map(str::to_owned);
@@ -108,7 +124,7 @@ impl ModelSource {
     /// The model's folder, if it has one.
     fn folder(&self) -> Option<&Path> {
         match self {
-            Self::Folder(dir) => Some(dir),
+            Self::Folder(dir) | Self::Consolidated(dir) => Some(dir),
             Self::Gguf(_) | Self::Synthetic(_) => None,
         }
     }

@@ -46,6 +46,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "quant/bf16",
     "quant/f16",
     "quant/f32",
+    "quant/int4",
     "quant/iq4_nl",
     "quant/iq4_xs",
     "quant/layout",

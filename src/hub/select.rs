@@ -53,8 +53,11 @@ pub fn select(names: &[String], model: &HubModel) -> Result<Selection> {
         if let Some(name) = names.iter().find(|name| **name == choice.as_str()) {
             return match shard_stem(name) {
                 _ if name.ends_with(".gguf") => gguf(&names, name, model),
+                // By its name, for the folder may have the other layout too.
+                Some("consolidated") => {
+                    Ok(Selection { file: Some((*name).to_owned()), ..folder(&names, "consolidated") })
+                }
                 Some(stem) => Ok(folder(&names, stem)),
-                None if *name == "params.json" => Ok(folder(&names, "consolidated")),
                 None => Ok(Selection {
                     companions: Vec::new(),
                     candidates: vec![(*name).to_owned()],

@@ -398,14 +398,14 @@ impl Loader<'_> {
                 tensor.to_f32(row * cols, &mut values);
                 check_finite(tensor, &values)?;
                 match tensor.dtype {
-                    DType::Blocks(own) if own == format => format.unpack_row(tensor.row(*row), codes, scales),
+                    DType::Blocks(own) if own == format => tensor.unpack_row(*row, codes, scales),
                     _ => format.encode_rows(&values, cols, codes, &mut scales[..row_scales]),
                 }
                 Ok(())
             })?;
             scales.truncate(sources.len() * row_scales);
             weight.write_rows(self.gpu, first, &codes, &scales);
-            let read = sources.iter().map(|(tensor, row)| tensor.row(*row).len()).sum();
+            let read = sources.iter().map(|(tensor, _)| tensor.row_bytes()).sum();
             self.advance(&[], read, 4 * codes.len() + 2 * scales.len())?;
         }
         self.advance(&tensors, 0, 0)

@@ -8,6 +8,7 @@ mod bf16;
 mod f16;
 mod f32;
 mod ggml;
+mod int4;
 mod iq4_nl;
 mod iq4_xs;
 mod matrix;
@@ -27,6 +28,7 @@ use rayon::prelude::*;
 pub use f16::round as round_f16;
 pub use ggml::{Ggml, by_ggml};
 pub use matrix::Matrix;
+pub(crate) use packed::pack as pack_codes;
 
 /// Weights that kernels read together: a block of most formats, and a part of every other's.
 pub const BLOCK: usize = 32;
@@ -55,7 +57,7 @@ pub struct Format {
 }
 
 /// Every format, most exact first.
-pub static FORMATS: [&Format; 13] = [
+pub static FORMATS: [&Format; 14] = [
     &f32::F32,
     &f16::F16,
     &bf16::BF16,
@@ -67,6 +69,7 @@ pub static FORMATS: [&Format; 13] = [
     &q4_k::Q4_K,
     &iq4_nl::IQ4_NL,
     &iq4_xs::IQ4_XS,
+    &int4::INT4,
     &q4_1::Q4_1,
     &q4_0::Q4_0,
 ];

@@ -6,7 +6,7 @@ mod metadata;
 mod names;
 mod split;
 
-use std::{ops::Range, path::Path};
+use std::path::Path;
 
 pub use metadata::Metadata;
 pub(super) use names::rename;
@@ -132,7 +132,7 @@ impl Description {
             // A file's length, and all that is less, is a `usize`: it is mapped.
             Some(end) => {
                 let shape = sizes.iter().rev().map(|size| *size as usize).collect();
-                Ok(Entry { name, dtype, shape, bytes: Range { start: begin as usize, end: end as usize } })
+                Ok(Entry { name, dtype: Some(dtype), shape, bytes: begin as usize..end as usize })
             }
             None => {
                 let found = format_args!("a file of {length} bytes");

@@ -116,7 +116,9 @@ fn tests(args: &Args, roofline: &Roofline, report: &mut Report) -> Outcome {
     let source = args.model.source.get()?;
     let (model, depth) = match &source {
         ModelSource::Synthetic(name) => (format!("synthetic:{name}"), Depth::Skip),
-        ModelSource::Folder(path) | ModelSource::Gguf(path) => (path.display().to_string(), Depth::Prefill),
+        ModelSource::Folder(path) | ModelSource::Consolidated(path) | ModelSource::Gguf(path) => {
+            (path.display().to_string(), Depth::Prefill)
+        }
     };
     let config = args.model.config(&source)?;
     let formats = args.model.weights.or(by_name("f16")).expect("a format of the table").into();
