@@ -63,7 +63,7 @@ impl Layout {
     /// The name that Hugging Face gives to the tensor that a file calls `name`.
     pub(super) fn rename(self, name: &str) -> String {
         match self {
-            Self::HuggingFace => name.to_owned(),
+            Self::HuggingFace => text_name(name),
             Self::Mistral => consolidated::rename(name),
             Self::Gguf => gguf::rename(name),
         }
@@ -76,5 +76,14 @@ impl Layout {
             // llama.cpp's converter has changed Hugging Face's order to this one.
             Self::Mistral | Self::Gguf => Rotary::Neighbours,
         }
+    }
+}
+
+/// The name that a tensor of a language model has by itself, where it is part of a model that sees, too:
+/// `language_model.model.norm.weight`, or by transformers' own names `model.language_model.norm.weight`.
+fn text_name(name: &str) -> String {
+    match name.strip_prefix("model.language_model.") {
+        Some(rest) => format!("model.{rest}"),
+        None => name.strip_prefix("language_model.").unwrap_or(name).to_owned(),
     }
 }

@@ -1,6 +1,9 @@
 //! `mistral generate`: completion of a text, streamed.
 
-use std::io::{Write, stdout};
+use std::{
+    io::{Write, stdout},
+    path::Path,
+};
 
 use mistral_wgpu::{
     generate::{Batch, Engine, Finish, GenerateOptions, Piece, Sampled, Session},
@@ -12,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome, finish_name,
-    input::{Ids, text},
+    input::{Ids, file, text},
     interrupt,
     model::{ModelArgs, room_for_forks},
     sampling::{SamplingArgs, tokens_per_step},
@@ -28,6 +31,7 @@ Examples:
   printf 'def add_three(x):\\n' | mistral generate - --stop 'def '
   mistral generate --json --logprobs 5 --max-tokens 8 'The capital of France is'
   mistral generate --model ~/Mistral-7B-v0.3 --weights q8_0 'My favourite recipe is'
+  mistral generate --model ~/Codestral-22B-v0.1 --suffix '    return total' 'def add(numbers):\n'
   mistral generate --model synthetic:mistral-7b --weights q4_0 --max-tokens 4 --tokens 1,5,7
 
 Without sampling options the likeliest token is taken each time, unless the model's generation_config.json \
@@ -46,6 +50,9 @@ pub struct Args {
     /// Token ids to continue, in place of a text.
     #[arg(long, value_name = "IDS", conflicts_with = "prompt")]
     tokens: Option<Ids>,
+    /// What follows the gap to fill in after PROMPT, or a file that holds it; for models that can, as Codestral.
+    #[arg(long, value_name = "TEXT|FILE", requires = "prompt", conflicts_with_all = ["no_bos", "tokens"])]
+    suffix: Option<String>,
     /// Do not begin with the start token.
     #[arg(long)]
     no_bos: bool,
@@ -100,6 +107,11 @@ pub fn run(args: &Args, json: bool) -> Outcome {
 fn prompt_tokens(args: &Args, engine: &Engine) -> Result<Vec<u32>, Failure> {
     if let Some(Ids(ids)) = &args.tokens {
         return Ok(ids.clone());
+    }
+    if let (Some(prompt), Some(suffix)) = (&args.prompt, &args.suffix) {
+        let path = Path::new(suffix);
+        let suffix = if path.is_file() { file(Some(path))? } else { suffix.clone() };
+        return Ok(engine.tokenizer()?.encode_fim(&text(Some(prompt))?, &suffix)?);
     }
     if let Some(prompt) = &args.prompt {
         let encode = Encode { special: false, bos: !args.no_bos };

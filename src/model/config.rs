@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::families::FAMILIES;
+use super::families::{FAMILIES, Family};
 use super::gguf::lacks_window;
 use super::keys::Keys;
 use super::rope::RopeScaling;
@@ -164,6 +164,7 @@ fn family_keys(keys: Keys) -> Result<Keys> {
         None => keys.value("model_type").is_some_and(|name| name == family.model_type),
     });
     match family {
+        Some(Family { text_config: true, .. }) => family_keys(keys.language_model()?),
         Some(family) => keys.or(family.defaults),
         None => {
             let known: Vec<_> = FAMILIES.iter().map(|family| family.architecture).collect();

@@ -22,9 +22,10 @@ impl Keys {
         Ok(Self { subject: subject.into(), object, defaults: Map::new() })
     }
 
-    /// Lets absent keys take the values of this JSON object.
+    /// Lets absent keys take the values of this JSON object, where they have no default yet.
     pub fn or(mut self, defaults: &str) -> Result<Self> {
-        self.defaults = Self::parse(defaults, "defaults")?.object;
+        let known = std::mem::replace(&mut self.defaults, Self::parse(defaults, "defaults")?.object);
+        self.defaults.extend(known);
         Ok(self)
     }
 
@@ -32,6 +33,17 @@ impl Keys {
     pub fn object(&self, key: &str) -> Result<Self> {
         let object = self.read(key, "an object", Value::as_object)?.cloned().unwrap_or_default();
         Ok(Self { subject: format!("{}: {key}", self.subject), object, defaults: Map::new() })
+    }
+
+    /// The keys under `text_config`, those of the language model in one that sees, too. It is a Mistral unless it says
+    /// otherwise, and tied as the whole is.
+    pub fn language_model(&self) -> Result<Self> {
+        let mut keys = self.object("text_config")?;
+        keys.defaults.insert("model_type".into(), "mistral".into());
+        for key in ["tie_word_embeddings", "dtype", "torch_dtype"] {
+            keys.defaults.extend(self.value(key).map(|value| (key.to_owned(), value.clone())));
+        }
+        Ok(keys)
     }
 
     /// The value of `key`; `None` if it is null or has neither a value nor a default.

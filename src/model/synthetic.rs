@@ -16,22 +16,61 @@ pub struct Synthetic {
     vocab_size: usize,
     context: usize,
     window: Option<u32>,
+    /// Whether each layer has the window, in turns; all have it if empty.
+    windowed: &'static [bool],
     rope_theta: f64,
 }
 
-/// All synthetic models.
+const MISTRAL_7B: Synthetic = Synthetic {
+    name: "mistral-7b",
+    widths: [4096, 14336],
+    layers: 32,
+    heads: [32, 8, 128],
+    vocab_size: 32000,
+    context: 32768,
+    window: Some(4096),
+    windowed: &[],
+    rope_theta: 1e4,
+};
+const LLAMA_7B: Synthetic = Synthetic {
+    name: "llama-7b",
+    widths: [4096, 11008],
+    layers: 32,
+    heads: [32, 32, 128],
+    vocab_size: 32000,
+    context: 2048,
+    window: None,
+    windowed: &[],
+    rope_theta: 1e4,
+};
+
+/// All synthetic models, by the `config.json` and `params.json` that were published.
 #[rustfmt::skip]
 pub static SYNTHETIC: &[Synthetic] = &[
-    Synthetic { name: "mistral-7b", widths: [4096, 14336], layers: 32, heads: [32, 8, 128],
-        vocab_size: 32000, context: 32768, window: Some(4096), rope_theta: 1e4 },
-    Synthetic { name: "mistral-7b-v0.3", widths: [4096, 14336], layers: 32, heads: [32, 8, 128],
-        vocab_size: 32768, context: 32768, window: None, rope_theta: 1e6 },
+    MISTRAL_7B,
+    Synthetic { name: "mistral-7b-v0.1", ..MISTRAL_7B },
+    Synthetic { name: "mistral-7b-v0.2", window: None, rope_theta: 1e6, ..MISTRAL_7B },
+    Synthetic { name: "mistral-7b-v0.3", window: None, rope_theta: 1e6, vocab_size: 32768, ..MISTRAL_7B },
+    Synthetic { name: "mistral-nemo-12b", widths: [5120, 14336], layers: 40, vocab_size: 131_072, context: 131_072,
+        window: None, rope_theta: 1e6, ..MISTRAL_7B },
+    Synthetic { name: "ministral-8b", widths: [4096, 12288], layers: 36, vocab_size: 131_072, context: 131_072,
+        window: Some(32768), windowed: &[false, true, true, true], rope_theta: 1e8, ..MISTRAL_7B },
+    Synthetic { name: "codestral-22b", widths: [6144, 16384], layers: 56, heads: [48, 8, 128], vocab_size: 32768,
+        window: None, rope_theta: 1e6, ..MISTRAL_7B },
+    Synthetic { name: "mistral-small-24b", widths: [5120, 32768], layers: 40, vocab_size: 131_072, window: None,
+        rope_theta: 1e8, ..MISTRAL_7B },
+    LLAMA_7B,
+    Synthetic { name: "llama-13b", widths: [5120, 13824], layers: 40, heads: [40, 40, 128], ..LLAMA_7B },
+    Synthetic { name: "llama-33b", widths: [6656, 17920], layers: 60, heads: [52, 52, 128], ..LLAMA_7B },
+    Synthetic { name: "llama2-7b", context: 4096, ..LLAMA_7B },
+    Synthetic { name: "llama2-13b", widths: [5120, 13824], layers: 40, heads: [40, 40, 128], context: 4096, ..LLAMA_7B },
+    Synthetic { name: "llama2-70b", widths: [8192, 28672], layers: 80, heads: [64, 8, 128], context: 4096, ..LLAMA_7B },
     Synthetic { name: "175m", widths: [768, 2048], layers: 20, heads: [12, 4, 64],
-        vocab_size: 32000, context: 4096, window: Some(1024), rope_theta: 1e4 },
+        vocab_size: 32000, context: 4096, window: Some(1024), windowed: &[], rope_theta: 1e4 },
     Synthetic { name: "demo", widths: [192, 576], layers: 4, heads: [6, 2, 32],
-        vocab_size: 1280, context: 1024, window: Some(256), rope_theta: 1e4 },
+        vocab_size: 1280, context: 1024, window: Some(256), windowed: &[], rope_theta: 1e4 },
     Synthetic { name: "tiny", widths: [64, 160], layers: 2, heads: [4, 2, 16],
-        vocab_size: 128, context: 1024, window: Some(32), rope_theta: 1e4 },
+        vocab_size: 128, context: 1024, window: Some(32), windowed: &[], rope_theta: 1e4 },
 ];
 
 impl ModelConfig {
@@ -58,7 +97,7 @@ impl From<&Synthetic> for ModelConfig {
             rope_theta: model.rope_theta,
             rope_scaling: None,
             sliding_window: model.window,
-            windowed_layers: Vec::new(),
+            windowed_layers: model.windowed.iter().copied().cycle().take(model.layers).collect(),
             tie_word_embeddings: false,
             attention_bias: false,
             mlp_bias: false,

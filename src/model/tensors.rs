@@ -8,6 +8,9 @@ use crate::{Error, ErrorKind, Result};
 
 const LM_HEAD: &str = "lm_head.weight";
 
+/// What the names of tensors begin with, after `model.` or nothing, by which a model sees.
+const SIGHT: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
+
 /// Names and shapes of all tensors of a model, in the order of their use. Matrices are [outputs, inputs].
 /// With tied embeddings there is no `lm_head.weight`.
 pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
@@ -40,7 +43,8 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Checks that a checkpoint holds the tensors of a model, all of them and no other. Old checkpoints' rotary
-/// tables (`rotary_emb.inv_freq`) are passed over, and so is an `lm_head.weight` beside tied embeddings.
+/// tables (`rotary_emb.inv_freq`) are passed over, and so are an `lm_head.weight` beside tied embeddings and what
+/// a model sees by.
 ///
 /// # Errors
 /// [`ErrorKind::Checkpoint`] naming the first tensor that is missing, unknown or of another shape.
@@ -63,6 +67,7 @@ pub fn check(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<()> {
             || name.ends_with(".rotary_emb.inv_freq")
             || name == ROPE_FACTORS
             || (name == LM_HEAD && config.tie_word_embeddings)
+            || SIGHT.iter().any(|part| name.strip_prefix("model.").unwrap_or(name).starts_with(part))
     };
     match checkpoint.tensors().find(|tensor| !known(tensor.name)) {
         Some(tensor) => {

@@ -12,6 +12,7 @@ mod byte_level;
 mod chat_format;
 mod chat_template;
 mod files;
+mod fim;
 mod gguf_vocabulary;
 mod instruct;
 mod json;
