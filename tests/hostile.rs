@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use mistral_wgpu::checkpoint::Checkpoint;
+use mistral_wgpu::generate::ModelSource;
 use mistral_wgpu::model::{GenerationConfig, ModelConfig};
 use mistral_wgpu::text::{ChatTemplate, Encode, Message, Tokenizer};
 
@@ -222,7 +223,10 @@ fn generation_config() {
 }
 
 fn reads_text(dir: &Path) -> bool {
-    let Ok(Some(tokenizer)) = Tokenizer::from_dir(dir) else { return false };
+    matches!(Tokenizer::from_dir(dir), Ok(Some(tokenizer)) if writes_and_reads(&tokenizer))
+}
+
+fn writes_and_reads(tokenizer: &Tokenizer) -> bool {
     let text = "Où est le <s>[INST] 日本 🦊\n\n\tx  = 1\u{0}";
     for special in [false, true] {
         if let Ok(ids) = tokenizer.encode(text, Encode { special, bos: true }) {
@@ -242,6 +246,15 @@ fn tokenizer() {
 #[test]
 fn sentencepiece() {
     attack("sentencepiece", &["text/spm"], "tokenizer.model", AUTOMATON, reads_text);
+}
+
+#[test]
+fn gguf_vocabulary() {
+    let parse = |dir: &Path| {
+        let source = ModelSource::Gguf(dir.join("spm.gguf"));
+        matches!(source.tokenizer(), Ok(Some(tokenizer)) if writes_and_reads(&tokenizer))
+    };
+    attack("gguf_vocabulary", &["text/gguf"], "spm.gguf", AUTOMATON, parse);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! llama.cpp (`fixtures/text/generate_mistral.py`); `tests/tokenizers/compare.py` does so on the real files.
 
 use mistral_wgpu::ErrorKind;
+use mistral_wgpu::generate::ModelSource;
 use mistral_wgpu::text::{
-    ChatFormat, ChatTemplate, Encode, Json, Message, Refusal, StreamDecoder, Tokenizer, Tool, Version,
+    ChatFormat, ChatTemplate, Encode, GgufVocabulary, Json, Message, Refusal, StreamDecoder, Tokenizer, Tool,
+    Version,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -14,6 +16,20 @@ use std::sync::{Arc, LazyLock};
 #[derive(Deserialize)]
 struct Golden {
     files: Vec<File>,
+    gguf: Vec<Gguf>,
+}
+
+#[derive(Deserialize)]
+struct Gguf {
+    file: String,
+    texts: Vec<GgufText>,
+}
+
+#[derive(Deserialize)]
+struct GgufText {
+    text: String,
+    plain: Vec<u32>,
+    special: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +107,57 @@ fn conversations_are_those_of_mistral_common_in_every_format() {
             }
         }
         assert!(file.chats.iter().filter(|case| case.ids.is_some()).count() > 50);
+    }
+}
+
+#[test]
+fn ids_of_gguf_vocabularies_are_those_of_llama_cpp() {
+    for file in &GOLDEN.gguf {
+        let source = ModelSource::Gguf(fixture("gguf").join(&file.file));
+        let tokenizer = source.tokenizer().unwrap().unwrap();
+        for GgufText { text, plain, special } in &file.texts {
+            let ids = |special| tokenizer.encode(text, Encode { special, bos: false }).unwrap();
+            assert_eq!((&ids(false), &ids(true)), (plain, special), "{} {text:?}", file.file);
+        }
+        assert!(file.texts.len() > 80);
+        assert_eq!(tokenizer.encode("a", Encode { special: false, bos: true }).unwrap()[0], 1);
+    }
+}
+
+#[test]
+fn gguf_vocabularies_that_contradict_themselves_are_refused() {
+    let sound = GgufVocabulary {
+        model: "gpt2".into(),
+        pre: Some("tekken".into()),
+        tokens: (0..=255u8).map(|byte| stand_in(byte).to_string()).chain(["ab".into()]).collect(),
+        merges: vec!["a b".into()],
+        ..GgufVocabulary::default()
+    };
+    let tokenizer = Tokenizer::from_gguf(&sound).unwrap();
+    assert_eq!(tokenizer.encode("ab ", Encode::default()).unwrap(), [256, 32]);
+    let refused = |change: &dyn Fn(&mut GgufVocabulary), named: &str| {
+        let mut vocabulary = sound.clone();
+        change(&mut vocabulary);
+        let error = Tokenizer::from_gguf(&vocabulary).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Tokenizer);
+        assert!(error.to_string().contains(named), "{error}");
+    };
+    refused(&|v| v.model = "t5".into(), "t5");
+    refused(&|v| v.pre = Some("qwen2".into()), "qwen2");
+    refused(&|v| v.merges.push("ab c d".into()), "ab c d");
+    refused(&|v| v.token_types = vec![1; 3], "token_type");
+    refused(&|v| v.token_types = vec![9; 257], "token_type");
+    refused(&|v| v.bos = Some(257), "bos_token_id");
+    refused(&|v| drop(v.tokens.remove(7)), "byte");
+    refused(&|v| v.model = "llama".into(), "byte");
+}
+
+/// GPT-2's printable character for a byte.
+fn stand_in(byte: u8) -> char {
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    match (0..byte).filter(|byte| !printable(byte)).count() as u32 {
+        _ if printable(&byte) => byte.into(),
+        others => char::from_u32(256 + others).unwrap(),
     }
 }
 
