@@ -9,7 +9,9 @@ use mistral_wgpu::{
     Result,
     generate::{Engine, EngineOptions, ModelSource},
     gpu::{Gpu, GpuOptions},
-    model::{AdapterSet, AdapterSource, Chunk, LogitRows, Model, ModelConfig, ModelOptions, expected_tensors},
+    model::{
+        AdapterSet, AdapterSource, Chunk, LogitRows, Model, ModelConfig, ModelOptions, expected_tensors,
+    },
     quant::by_name,
 };
 use pollster::block_on;
@@ -35,7 +37,9 @@ fn main() -> Result<()> {
     let source = ModelSource::Synthetic(name.clone());
     let engine = block_on(Engine::load_with(gpu.clone(), &source, &adapters, &options, &mut |_, _| {}))?;
     println!("{}", gpu.description().name);
-    println!("{count} of rank {rank} on {name} in {format}: milliseconds without and with, ratio of the medians");
+    println!(
+        "{count} of rank {rank} on {name} in {format}: milliseconds without and with, ratio of the medians"
+    );
     block_on(engine.with_model(async |gpu, model| {
         for (sequences, tokens) in [(1, 1), (8, 1), (1, 64)] {
             let mut times = [(); 2].map(|()| Vec::new());
@@ -78,10 +82,13 @@ fn write_adapter(dir: &Path, config: &ModelConfig, rank: usize) {
     std::fs::write(dir.join("adapter_config.json"), json).expect("written");
     let mut tensors = Vec::new();
     for (name, shape) in expected_tensors(config) {
-        let (Some(module), [outputs, inputs]) = (name.strip_suffix("_proj.weight"), &shape[..]) else { continue };
+        let (Some(module), [outputs, inputs]) = (name.strip_suffix("_proj.weight"), &shape[..]) else {
+            continue;
+        };
         for (factor, shape) in [("A", [rank, *inputs]), ("B", [*outputs, rank])] {
             let value = |index: usize| ((index * 2_654_435_761) >> 8 & 0xff) as f32 / 25600.0;
-            let bytes: Vec<u8> = (0..shape[0] * shape[1]).flat_map(|index| value(index).to_le_bytes()).collect();
+            let bytes: Vec<u8> =
+                (0..shape[0] * shape[1]).flat_map(|index| value(index).to_le_bytes()).collect();
             tensors.push((format!("base_model.model.{module}_proj.lora_{factor}.weight"), shape, bytes));
         }
     }

@@ -12,11 +12,11 @@ use device::{FLOOR, GPU, largest};
 use golden::Golden;
 use mistral_wgpu::{
     ErrorKind,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, DType},
     gpu::{Gpu, GpuOptions},
     model::{
         Adapter, AdapterSet, AdapterSource, Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights,
-        check,
+        check, merge,
     },
     ops::KvFormat,
     quant::by_name,
@@ -225,6 +225,69 @@ fn adapters_apply_to_quantized_weights() {
             let (without, with) = (error(AdapterSet::NONE, &bare), error(AdapterSet::first(1), &adapted));
             assert!(with < 3.0 * without, "{format}, chunks of {chunk}: {with:e}, without {without:e}");
         }
+    }
+}
+
+#[test]
+fn merged_weights_are_those_of_peft() {
+    let golden = Golden::open("adapters/golden.safetensors");
+    for (name, base) in [("linear", "windowed"), ("sum", "windowed"), ("patterns", "bf16")] {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("merged");
+        let (case, mut last) = (Case::named(name), 0);
+        merge(&fixtures("models").join(base), &case.sources(), &output, &mut |_, done| last = done).unwrap();
+        let (config, checkpoint) =
+            (ModelConfig::from_dir(&output).unwrap(), Checkpoint::open(&output).unwrap());
+        check(&checkpoint, &config).unwrap();
+        assert_eq!(last, checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum::<u64>());
+        let original = Checkpoint::open(&fixtures("models").join(base)).unwrap();
+        let values = |checkpoint: &Checkpoint, name: &str| {
+            let tensor = checkpoint.tensor(name).unwrap();
+            let mut values = vec![0.0; tensor.elements()];
+            tensor.to_f32(0, &mut values);
+            (values, tensor.dtype)
+        };
+        for part in ["self_attn.q_proj", "mlp.down_proj"] {
+            let part = format!("model.layers.1.{part}.weight");
+            let ((found, dtype), (before, own)) = (values(&checkpoint, &part), values(&original, &part));
+            let key = format!("{name}.merged.{part}");
+            let expected: Vec<f32> = match own {
+                DType::F32 => golden.f32(&key),
+                _ => {
+                    let halves = golden.bytes(&key);
+                    halves
+                        .chunks_exact(2)
+                        .map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))
+                        .collect()
+                }
+            };
+            assert_eq!(dtype, own);
+            // PEFT rounds what it adds, and then the sum.
+            let bound = largest(&expected) * if own == DType::F32 { 1e-6 } else { 1.0 / 128.0 };
+            assert!(device::difference(&found, &expected) <= bound, "{name}, {part}");
+            assert!(device::difference(&before, &expected) > 10.0 * bound, "{name}, {part}: unchanged");
+        }
+        // What no adapter changes keeps its bytes.
+        for part in ["model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"] {
+            assert_eq!(checkpoint.tensor(part).unwrap().bytes, original.tensor(part).unwrap().bytes);
+        }
+        // Merged or not, the model is the same.
+        let merged = {
+            let weights =
+                Weights::load(&EXACT, &checkpoint, &config, by_name("f32").unwrap(), &mut |_, _| {}).unwrap();
+            let options =
+                ModelOptions { context: 64, kv_format: KvFormat::F32, max_rows: 64, ..Default::default() };
+            let mut model = Model::new(&EXACT, config, weights, options).unwrap();
+            logits(&EXACT, &mut model, AdapterSet::NONE, &case.tokens("tokens"), 64)
+        };
+        let bound = if base == "bf16" { 0.05 } else { 1e-5 };
+        let difference = difference(&merged, &golden.f32(&format!("{name}.logits")));
+        assert!(difference <= bound, "{name}: {difference:e}");
+
+        let again = merge(&fixtures("models").join(base), &case.sources(), &output, &mut |_, _| ());
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::Argument);
+        let names: Vec<_> = dir.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["merged"], "nothing else is left");
     }
 }
 

@@ -14,6 +14,7 @@ mod quantized;
 mod safetensors;
 mod shards;
 mod view;
+mod write;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -26,6 +27,7 @@ pub(crate) use files::read_text;
 pub use gguf::Metadata;
 pub use layout::{Layout, Rotary};
 pub use view::{DType, TensorView};
+pub(crate) use write::write;
 
 use crate::{Error, ErrorKind, Result};
 use gguf::Gguf;

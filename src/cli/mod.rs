@@ -12,6 +12,7 @@ mod input;
 mod inspect;
 mod interrupt;
 mod logits;
+mod merge;
 mod model;
 mod perplexity;
 mod prompt;
@@ -55,6 +56,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Evaluate(evaluate::Args),
     Logits(logits::Args),
+    Merge(merge::Args),
     Tokenize(tokenize::Args),
     Detokenize(tokenize::DecodeArgs),
     Devices(devices::Args),
@@ -126,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(&args, cli.json),
         Command::Evaluate(args) => evaluate::run(&args, cli.json),
         Command::Logits(args) => logits::run(&args, cli.json),
+        Command::Merge(args) => merge::run(&args, cli.json),
         Command::Tokenize(args) => tokenize::run(&args, cli.json),
         Command::Detokenize(args) => tokenize::run_decode(&args, cli.json),
         Command::Devices(args) => devices::run(&args, cli.json),
