@@ -156,7 +156,10 @@ fn first_of_each_subject(items: Vec<Item>, count: usize) -> Vec<Item> {
 /// What tells one model from another without reading its weights: its name, and its files' names, sizes and times.
 fn identity(source: &ModelSource) -> Result<String> {
     let identity = format!("{source:?}");
-    let ModelSource::Folder(path) = source else { return Ok(identity) };
+    let path = match source {
+        ModelSource::Folder(path) | ModelSource::Consolidated(path) | ModelSource::Gguf(path) => path,
+        ModelSource::Synthetic(_) => return Ok(identity),
+    };
     let mut files = vec![path.clone()];
     if path.is_dir() {
         let entries = fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
