@@ -2,6 +2,7 @@
 // TILE_COLS columns of y: block by block, both operands are brought to workgroup memory once, the weights
 // decoded, and each invocation multiplies ROWS rows with COLS columns in registers. With `rounds_to_f16`, the operands
 // in workgroup memory are 16-bit floats, which takes half of its room and of its bandwidth.
+import package::bias::biased;
 import package::generated::{COLS, MatmulParams, QUADS, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::half::{WEIGHT_SCALE, saturated_f16};
 import package::weight::{weight_quad, weight_scale};
@@ -64,7 +65,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         for (var k = 0u; k < COLS; k++) {
             let col = first_col + across + ACROSS * k;
             if row < rows && col < params.rows {
-                y[row * params.y_stride + params.first_row + params.row_step * col] = unscaled(sums[i][k]);
+                let output = params.first_row + params.row_step * col;
+                y[row * params.y_stride + output] = biased(unscaled(sums[i][k]), output);
             }
         }
     }

@@ -1,6 +1,7 @@
 // y = x · weightᵀ for any number of rows of x, by products of integer codes. A workgroup computes a tile of TILE_ROWS
 // rows by TILE_COLS columns of y: block by block, the codes and scales of both operands are brought to workgroup memory
 // once, and each invocation multiplies ROWS rows with COLS columns: the codes exactly, then their scales.
+import package::bias::biased;
 import package::generated::{COLS, MatmulParams, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::quant::activations::{BlockScale, dot16};
 import package::weight::{WeightScale, weight_codes, weight_dot, weight_scale};
@@ -74,7 +75,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         for (var k = 0u; k < COLS; k++) {
             let col = first_col + across + ACROSS * k;
             if row < rows && col < params.rows {
-                y[row * params.y_stride + params.first_row + params.row_step * col] = sums[i][k];
+                let output = params.first_row + params.row_step * col;
+                y[row * params.y_stride + output] = biased(sums[i][k], output);
             }
         }
     }

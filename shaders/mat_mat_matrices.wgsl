@@ -2,6 +2,7 @@
 // A workgroup computes a tile of TILE_ROWS rows by TILE_COLS columns of y: block by block, both operands are
 // brought to workgroup memory in 16-bit floats, the weights decoded, and each subgroup multiplies its part of the
 // tile into sums of 32 bits.
+import package::bias::biased;
 import package::generated::{MatmulParams, QUADS, SIZE, SLOTS_ACROSS, SLOTS_DOWN, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::half::{WEIGHT_SCALE, saturated_f16};
 import package::weight::{weight_quad, weight_scale};
@@ -42,9 +43,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
     let rows = counts[params.slot];
     let tile_col = workgroup.x * TILE_COLS;
     let tile_row = workgroup.y * TILE_ROWS;
-    // Whether all of the tile is written, to places that a matrix can be stored to.
-    let whole = tile_row + TILE_ROWS <= rows && tile_col + TILE_COLS <= params.rows && params.first_row % 4u == 0u
+    // Whether all of the tile is written as it is, to places that a matrix can be stored to.
+    var whole = tile_row + TILE_ROWS <= rows && tile_col + TILE_COLS <= params.rows && params.first_row % 4u == 0u
         && params.row_step == 1u;
+    @if(bias) whole = false; // a matrix cannot be added to, value by value
 
     // With fewer subgroups than slots, several passes; with more, the rest repeat the last slot.
     for (var first = 0u; first < SLOTS; first += invocation.subgroups) {
@@ -107,7 +109,8 @@ fn write_border(index: u32, rows: u32, first_row: u32, first_col: u32) {
         let row = first_row + i / SIZE;
         let col = first_col + i % SIZE;
         if row < rows && col < params.rows {
-            y[row * params.y_stride + params.first_row + params.row_step * col] = border[i];
+            let output = params.first_row + params.row_step * col;
+            y[row * params.y_stride + output] = biased(border[i], output);
         }
     }
 }

@@ -5,6 +5,7 @@
 // All invocations need the same values of x. To a driver that loads for one invocation after the other, a load of
 // four values costs no more than a load of one value four times: each invocation loads another one, and the subgroup
 // exchanges them.
+import package::bias::biased;
 import package::generated::{COLS, MatmulParams, QUADS, TILE_ROWS, WORKGROUP};
 import package::quant::activations::{BlockScale, dot16};
 import package::weight::{WeightScale, weight_codes, weight_dot, weight_quad, weight_scale};
@@ -38,7 +39,8 @@ fn main(
     for (var row = 0u; row < TILE_ROWS; row++) {
         for (var col = 0u; col < COLS; col++) {
             if first_row + row < rows && first_col + col < params.rows {
-                y[(first_row + row) * params.y_stride + params.first_row + params.row_step * (first_col + col)] = sums[row][col];
+                let output = params.first_row + params.row_step * (first_col + col);
+                y[(first_row + row) * params.y_stride + output] = biased(sums[row][col], output);
             }
         }
     }

@@ -1,13 +1,15 @@
 // Where the matrix-vector kernels leave their results.
+import package::bias::biased;
 import package::generated::MatmulParams;
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>; // [COLS, y_stride]
 
-// The product of the weight's row `row` with row `col` of x. There are no rows past the end.
+// The product of the weight's row `row` with row `col` of x, before any bias. There are no rows past the end.
 fn write(row: u32, col: u32, value: f32) {
     if row < params.rows {
-        y[col * params.y_stride + params.first_row + params.row_step * row] = value;
+        let output = params.first_row + params.row_step * row;
+        y[col * params.y_stride + output] = biased(value, output);
     }
 }
 

@@ -62,7 +62,7 @@ fn mistral_7b_reads_as_its_synthetic_twin() {
 fn golden_configurations_read_as_they_were_made() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
     type Row = (&'static str, [usize; 6], Option<u32>, f64, DType);
-    let rows: [Row; 13] = [
+    let rows: [Row; 14] = [
         // hidden, intermediate, heads, KV heads, head_dim, vocab
         ("windowed", [32, 56, 2, 1, 16, 96], Some(8), 1e4, DType::F32),
         ("full", [48, 56, 3, 3, 16, 96], None, 1e6, DType::F32),
@@ -74,6 +74,7 @@ fn golden_configurations_read_as_they_were_made() {
         ("tied", [48, 56, 2, 1, 24, 96], Some(4096), 1e4, DType::F32), // no sliding_window key
         ("sharded", [48, 56, 4, 4, 16, 96], Some(10), 1e4, DType::BF16),
         ("llama", [48, 40, 3, 3, 16, 64], None, 1e4, DType::F16), // no rope_theta, no num_key_value_heads
+        ("llama3", [64, 36, 4, 2, 16, 80], None, 5e5, DType::BF16),
         ("nemo", [40, 48, 4, 2, 16, 80], None, 1e4, DType::BF16),
         ("ministral", [32, 40, 2, 1, 16, 80], Some(8), 1e6, DType::BF16),
         ("mistral-small", [40, 48, 2, 1, 32, 80], None, 1e8, DType::BF16),
@@ -432,6 +433,11 @@ fn a_model_has_nine_tensors_a_layer_and_two_or_three_more() {
     assert!(tensors.contains(&("model.layers.3.self_attn.v_proj.weight".into(), vec![64, 192])));
     assert!(tensors.contains(&("model.layers.0.mlp.down_proj.weight".into(), vec![192, 576])));
     assert!(!tensors.iter().any(|(name, _)| name == "lm_head.weight"));
+    let biased = ModelConfig { attention_bias: true, mlp_bias: true, ..config };
+    let tensors = expected_tensors(&biased);
+    assert_eq!(tensors.len(), 4 * (9 + 4 + 3) + 2);
+    assert!(tensors.contains(&("model.layers.3.self_attn.o_proj.bias".into(), vec![192])));
+    assert!(tensors.contains(&("model.layers.0.mlp.up_proj.bias".into(), vec![576])));
 }
 
 #[test]
@@ -513,7 +519,7 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4)
     ) {
         let mut config = mistral_7b();
-        for key in ["head_dim", "rope_parameters", "rope_scaling", "dtype", "layer_types", "attention_bias"] {
+        for key in ["head_dim", "rope_parameters", "rope_scaling", "dtype", "layer_types", "attention_bias", "mlp_bias"] {
             config[key] = Value::Null;
         }
         let keys: Vec<String> = config.as_object().unwrap().keys().cloned().collect();
@@ -528,7 +534,8 @@ proptest! {
             let mut tokens = c.eos_token_ids.iter().chain(&c.bos_token_id);
             prop_assert!(tokens.all(|&id| (id as usize) < c.vocab_size));
             let ends = 3 - c.tie_word_embeddings as usize;
-            prop_assert_eq!(expected_tensors(&c).len(), 9 * c.num_hidden_layers + ends);
+            let of_layer = 9 + 4 * c.attention_bias as usize + 3 * c.mlp_bias as usize;
+            prop_assert_eq!(expected_tensors(&c).len(), of_layer * c.num_hidden_layers + ends);
             let heads = [c.num_key_value_heads, c.head_dim];
             let cache = [c.num_hidden_layers, heads[0], heads[1], c.max_position_embeddings, 8];
             prop_assert!(cache.iter().try_fold(1u64, |n, &size| n.checked_mul(size as u64)).is_some());

@@ -371,6 +371,30 @@ fn parts_are_one_matrix() {
     }
 }
 
+/// In a weight of several parts, so that the outputs of most do not begin at 0.
+#[test]
+fn every_product_adds_its_bias() {
+    let added = |gpu: &Gpu, format: &'static Format, rows: RowCount, n: u32, what: &str| {
+        let matrix = matrix(format, 33, 96);
+        let mut weight = in_parts(gpu, &matrix);
+        let x = random(n, (n * 96) as usize);
+        let mut expected = product(gpu, &weight, &x, rows, n);
+        let bias: Vec<f32> = random(9, 33).iter().map(|value| 10.0 * value).collect();
+        reference::add_bias(&mut expected, &bias);
+        weight.bias = Some(gpu.upload("bias", &bias).unwrap());
+        for (found, expected) in product(gpu, &weight, &x, rows, n).iter().zip(&expected) {
+            assert!((found - expected).abs() <= 2e-6, "{what}/{}: {found} for {expected}", format.name);
+        }
+    };
+    for variant in runnable_mat_vec() {
+        let gpu = best("mat_vec", variant, MAT_VEC.variants.iter().map(|variant| variant.name));
+        FORMATS.into_iter().for_each(|format| added(&gpu, format, RowCount::Few(3), 3, variant));
+    }
+    for (variant, gpu, formats) in each_mat_mat() {
+        formats.iter().for_each(|format| added(&gpu, format, RowCount::many(1, 70), 70, variant.name));
+    }
+}
+
 #[test]
 fn embedding_is_exact() {
     for format in FORMATS {

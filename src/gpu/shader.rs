@@ -23,6 +23,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "attention_query",
     "attention_rows",
     "attention_tiled",
+    "bias",
     "embedding",
     "fill",
     "half",

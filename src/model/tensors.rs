@@ -30,16 +30,24 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     ];
     let mut tensors = vec![("model.embed_tokens.weight".into(), vec![config.vocab_size, hidden])];
     for index in 0..config.num_hidden_layers {
-        let named = |(name, shape): &(&str, Vec<usize>)| {
-            (format!("model.layers.{index}.{name}.weight"), shape.clone())
-        };
-        tensors.extend(layer.iter().map(named));
+        for (name, shape) in &layer {
+            let name = format!("model.layers.{index}.{name}");
+            if biased(&name, config) {
+                tensors.push((format!("{name}.bias"), vec![shape[0]]));
+            }
+            tensors.push((name + ".weight", shape.clone()));
+        }
     }
     tensors.push(("model.norm.weight".into(), vec![hidden]));
     if !config.tie_word_embeddings {
         tensors.push((LM_HEAD.into(), vec![config.vocab_size, hidden]));
     }
     tensors
+}
+
+/// Whether a product has a bias.
+pub(super) fn biased(name: &str, config: &ModelConfig) -> bool {
+    config.attention_bias && name.contains(".self_attn.") || config.mlp_bias && name.contains(".mlp.")
 }
 
 /// Checks that a checkpoint holds the tensors of a model, all of them and no other. Old checkpoints' rotary

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::{ModelConfig, WeightFormats};
+use super::{ModelConfig, WeightFormats, tensors::biased};
 use crate::{
     Error, ErrorKind, Result,
     checkpoint::{Checkpoint, DType, Rotary, TensorView},
@@ -131,8 +131,8 @@ impl Weights {
         let mut loader = Loader { gpu, checkpoint, progress, done: 0, total, unflushed: 0, span };
         for (index, layer) in self.layers.iter().enumerate() {
             let name = |suffix: &str| format!("model.layers.{index}.{suffix}.weight");
-            loader.vector(&layer.input_norm, &name("input_layernorm"))?;
-            loader.vector(&layer.post_attention_norm, &name("post_attention_layernorm"))?;
+            loader.norm(&layer.input_norm, &name("input_layernorm"))?;
+            loader.norm(&layer.post_attention_norm, &name("post_attention_layernorm"))?;
             let weights = [&layer.qkv, &layer.o, &layer.gate_up, &layer.down];
             for (stack, weights) in Stack::of_block(config, index).into_iter().zip(weights) {
                 loader.stack(weights, stack)?;
@@ -140,7 +140,7 @@ impl Weights {
         }
         let single = |name: &str| (vec![name.to_owned()], Rows::Same);
         loader.matrix(&self.embed_tokens, &single(EMBEDDING))?;
-        loader.vector(&self.norm, "model.norm.weight")?;
+        loader.norm(&self.norm, "model.norm.weight")?;
         if let Some(lm_head) = &self.lm_head {
             loader.matrix(lm_head, &single(LM_HEAD))?;
         }
@@ -226,6 +226,8 @@ pub(super) struct Stack {
     tensors: Vec<(String, usize)>,
     cols: usize,
     order: Rows,
+    /// Whether each tensor has a bias beside it.
+    biased: bool,
 }
 
 /// A matrix of a [`Stack`]: rows in one format.
@@ -246,7 +248,9 @@ impl Stack {
         let stack = |label, parts: &[(&str, usize)], cols, order| {
             let named =
                 |(part, rows): &(&str, usize)| (format!("model.layers.{index}.{part}_proj.weight"), *rows);
-            Self { label, tensors: parts.iter().map(named).collect(), cols, order }
+            let tensors: Vec<_> = parts.iter().map(named).collect();
+            let biased = biased(&tensors[0].0, config);
+            Self { label, tensors, cols, order, biased }
         };
         let qkv = [("self_attn.q", heads), ("self_attn.k", kv), ("self_attn.v", kv)];
         let gate_up = [("mlp.gate", intermediate), ("mlp.up", intermediate)];
@@ -280,9 +284,11 @@ impl Stack {
     }
 
     fn allocate(&self, gpu: &Gpu, formats: &WeightFormats) -> Result<Vec<Weight>> {
+        let outputs: usize = self.tensors.iter().map(|(_, rows)| rows).sum();
+        let bias = self.biased.then(|| gpu.allocate("bias", 4 * outputs as u64)).transpose()?;
         let weight = |run: Run| {
             let weight = Weight::allocate(gpu, self.label, run.format, run.rows, run.cols)?;
-            Ok(weight.at(run.first_output, run.output_step))
+            Ok(Weight { bias: bias.clone(), ..weight.at(run.first_output, run.output_step) })
         };
         self.runs(formats).into_iter().map(weight).collect()
     }
@@ -352,15 +358,31 @@ struct Loader<'a> {
     span: usize,
 }
 
-impl Loader<'_> {
-    /// A vector, as `f32`.
-    fn vector(&mut self, buffer: &Buffer, name: &str) -> Result<()> {
-        let tensor = self.checkpoint.tensor(name)?;
-        let mut values = vec![0.0; tensor.elements()];
-        tensor.to_f32(0, &mut values);
-        check_finite(&tensor, &values)?;
+impl<'a> Loader<'a> {
+    /// The weight of a norm.
+    fn norm(&mut self, buffer: &Buffer, name: &str) -> Result<()> {
+        self.vectors(buffer, &[name.to_owned()], Rows::Same)
+    }
+
+    /// The vectors of `names` as one, as `f32`.
+    fn vectors(&mut self, buffer: &Buffer, names: &[String], order: Rows) -> Result<()> {
+        let tensors = self.tensors(names)?;
+        let mut parts = Vec::new();
+        for tensor in &tensors {
+            let mut values = vec![0.0; tensor.elements()];
+            tensor.to_f32(0, &mut values);
+            check_finite(tensor, &values)?;
+            parts.push(values);
+        }
+        let rows = 0..parts.iter().map(Vec::len).sum();
+        let values: Vec<f32> =
+            rows.map(|row| order.source(row)).map(|(part, row)| parts[part][row]).collect();
         self.gpu.write(buffer, 0, &values);
-        self.advance(&[tensor], tensor.bytes.len(), 0)
+        self.advance(&tensors, tensors.iter().map(|tensor| tensor.bytes.len()).sum(), 0)
+    }
+
+    fn tensors(&self, names: &[String]) -> Result<Vec<TensorView<'a>>> {
+        names.iter().map(|name| self.checkpoint.tensor(name)).collect()
     }
 
     /// The tensors of a stack, in the checkpoint's order of rows.
@@ -369,6 +391,11 @@ impl Loader<'_> {
             Rows::Qkv { parts, .. } => Rows::Qkv { parts, span: self.span },
             other => other,
         };
+        if let Some(bias) = &weights[0].bias {
+            let names: Vec<_> =
+                stack.tensors.iter().map(|(name, _)| name.replace(".weight", ".bias")).collect();
+            self.vectors(bias, &names, order)?;
+        }
         let source = (stack.tensors.into_iter().map(|(name, _)| name).collect(), order);
         weights.iter().try_for_each(|weight| self.matrix(weight, &source))
     }
@@ -376,7 +403,7 @@ impl Loader<'_> {
     /// The rows of a weight from the tensors that have them. Blocks of the format in which they are stored are
     /// taken as they are.
     fn matrix(&mut self, weight: &Weight, (names, order): &(Vec<String>, Rows)) -> Result<()> {
-        let tensors = names.iter().map(|name| self.checkpoint.tensor(name)).collect::<Result<Vec<_>>>()?;
+        let tensors = self.tensors(names)?;
         let (format, cols) = (weight.format, weight.cols as usize);
         // An even number of rows, as `Weight::write_rows` wants them to begin.
         let step = (STAGING_VALUES as u32 / weight.cols).max(2) & !1;

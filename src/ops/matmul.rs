@@ -1,14 +1,12 @@
 //! Products of activations with weight matrices.
 
-use std::sync::Arc;
-
 use super::{
     MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, RowCount, Weight, mat_mat::mat_mat_tile,
     mat_vec::mat_vec_workgroups,
 };
 use crate::{
     Result,
-    gpu::{Buffer, Capability, Cost, Extent, Gpu, Kernel, KernelKey, Recording, Step},
+    gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
     quant::Format,
     tensor::{Activation, Q8Tensor, Tensor},
     uniform,
@@ -18,7 +16,7 @@ uniform! {
     pub(super) struct MatmulParams { first_row: u32, row_step: u32, rows: u32, blocks: u32, y_stride: u32, slot: u32 }
 }
 
-/// `y = x · weightᵀ`.
+/// `y = x · weightᵀ`, plus the bias of a weight that has one.
 ///
 /// A row of `y` has the same bits for every [`RowCount::Few`].
 pub struct Matmul<'a> {
@@ -39,11 +37,8 @@ pub struct Matmul<'a> {
     pub label: &'static str,
 }
 
-/// What computes a product.
-struct Choice {
-    key: KernelKey,
-    kernel: Arc<Kernel>,
-}
+/// Flag of kernels that add a bias.
+pub(super) const BIAS: &str = "bias";
 
 /// What the speed of a product depends on, as [`Operation::choose_for`](super::Operation::choose_for) wants it. The same for 1 to
 /// 8 rows: one variant serves them all, or a row's bits would depend on how many others there are.
@@ -67,7 +62,7 @@ impl<'a> Matmul<'a> {
     /// # Errors
     /// As [`Gpu::kernel`].
     pub fn reads_q8(&self, gpu: &Gpu) -> Result<bool> {
-        Ok(reads_q8(&self.choose(gpu)?.key))
+        Ok(reads_q8(&self.choose(gpu)?))
     }
 
     /// `x` in the form that the kernel for this product reads: what the caller fills before.
@@ -79,20 +74,19 @@ impl<'a> Matmul<'a> {
         Ok(self.x_q8.filter(|_| reads_q8).map_or(Activation::F32(self.x), Activation::Q8))
     }
 
-    fn choose(&self, gpu: &Gpu) -> Result<Choice> {
+    /// What computes the product, but for a bias.
+    fn choose(&self, gpu: &Gpu) -> Result<KernelKey> {
         let format = self.weight.format;
         let subject = subject(format, self.weight.rows, self.weight.cols, self.rows);
         match self.rows {
             RowCount::Few(cols) => {
                 assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
                 let shape = MatVecShape { format, cols, q8: self.x_q8.is_some() };
-                let (variant, kernel) = MAT_VEC.choose_for(gpu, &shape, subject)?;
-                Ok(Choice { key: (variant.key)(&shape), kernel })
+                Ok((MAT_VEC.variant_for(gpu, &shape, subject)?.key)(&shape))
             }
             RowCount::Many { most, .. } => {
                 let shape = MatMatShape { format, q8: self.x_q8.is_some(), most };
-                let (variant, kernel) = MAT_MAT.choose_for(gpu, &shape, subject)?;
-                Ok(Choice { key: (variant.key)(&shape), kernel })
+                Ok((MAT_MAT.variant_for(gpu, &shape, subject)?.key)(&shape))
             }
         }
     }
@@ -105,7 +99,8 @@ impl<'a> Matmul<'a> {
         let weight = self.weight;
         let last = weight.first_output + weight.output_step * (weight.rows - 1);
         assert!(self.x.cols == weight.cols && last < self.y.cols, "shapes differ");
-        let Choice { key, kernel } = self.choose(gpu)?;
+        let key = self.choose(gpu)?.flag(BIAS, weight.bias.is_some());
+        let kernel = gpu.kernel(&key)?;
         let slot = if let RowCount::Many { slot, .. } = self.rows { slot } else { 0 };
         for part in &weight.parts {
             let params = gpu.uniform(&MatmulParams {
@@ -122,6 +117,7 @@ impl<'a> Matmul<'a> {
                 None => bindings.push(("x", &self.x.buffer)),
             }
             bindings.extend(part.bindings());
+            bindings.extend(weight.bias.iter().map(|bias| ("bias", bias)));
             let fixed = part.bytes() as f64;
             let (grid, each) = match self.rows {
                 RowCount::Few(_) => {

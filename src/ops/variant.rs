@@ -54,7 +54,15 @@ impl<S> Operation<S> {
     /// # Errors
     /// [`ErrorKind::Device`] when every variant was rejected; as [`Gpu::kernel`].
     pub fn choose(&self, gpu: &Gpu, shape: &S) -> Result<(&'static Variant<S>, Arc<Kernel>)> {
-        self.kernel(gpu, shape, None)
+        self.kernel(gpu, shape, self.variant(gpu, shape, None)?)
+    }
+
+    /// As [`Operation::choose_for`], without the kernel.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`] when every variant was rejected.
+    pub fn variant_for(&self, gpu: &Gpu, shape: &S, subject: impl Display) -> Result<&'static Variant<S>> {
+        self.variant(gpu, shape, gpu.preferred(&self.case(subject)))
     }
 
     /// The kernel of the variant that was measured fastest for `subject`, whose text names all sizes that
@@ -69,7 +77,7 @@ impl<S> Operation<S> {
         shape: &S,
         subject: impl Display,
     ) -> Result<(&'static Variant<S>, Arc<Kernel>)> {
-        self.kernel(gpu, shape, gpu.preferred(&self.case(subject)))
+        self.kernel(gpu, shape, self.variant_for(gpu, shape, subject)?)
     }
 
     /// What [`Gpu::prefer`] knows a subject of this operation by.
@@ -81,20 +89,23 @@ impl<S> Operation<S> {
         &self,
         gpu: &Gpu,
         shape: &S,
-        preferred: Option<String>,
+        variant: &'static Variant<S>,
     ) -> Result<(&'static Variant<S>, Arc<Kernel>)> {
+        Ok((variant, gpu.kernel(&(variant.key)(shape))?))
+    }
+
+    fn variant(&self, gpu: &Gpu, shape: &S, preferred: Option<String>) -> Result<&'static Variant<S>> {
         let preferred =
             preferred.and_then(|name| self.runnable(gpu, shape).find(|variant| variant.name == name));
-        let variant = preferred.or_else(|| self.runnable(gpu, shape).next()).ok_or_else(|| {
+        preferred.or_else(|| self.runnable(gpu, shape).next()).ok_or_else(|| {
             Error::new(ErrorKind::Device, self.name, "no kernel variant gives right results on this device")
-        })?;
-        Ok((variant, gpu.kernel(&(variant.key)(shape))?))
+        })
     }
 }
 
 /// Every shader of every operation over a range of shapes: what the tests without a GPU compose.
 pub fn compositions() -> Vec<KernelKey> {
-    use super::*;
+    use super::{matmul::BIAS, *};
     use crate::{quant::FORMATS, tensor::ActivationFormat};
 
     fn keys<S>(operation: &Operation<S>, shapes: impl IntoIterator<Item = S>) -> Vec<KernelKey> {
@@ -104,6 +115,9 @@ pub fn compositions() -> Vec<KernelKey> {
         };
         shapes.into_iter().flat_map(of_shape).collect()
     }
+    let with_bias = |keys: Vec<KernelKey>| -> Vec<_> {
+        keys.into_iter().flat_map(|key| [key.clone(), key.flag(BIAS, true)]).collect()
+    };
     let attention = || {
         let heads = [(1, 1, 16), (6, 2, 20), (32, 8, 128), (8, 1, 256), (32, 1, 64)];
         heads.into_iter().flat_map(|(heads, kv_heads, head_dim)| {
@@ -140,8 +154,8 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&RMS_NORM, rms_norm()),
         keys(&EMBEDDING, FORMATS),
         keys(&FILL, FORMATS),
-        keys(&MAT_VEC, mat_vec),
-        keys(&MAT_MAT, mat_mat),
+        with_bias(keys(&MAT_VEC, mat_vec)),
+        with_bias(keys(&MAT_MAT, mat_mat)),
         keys(&QUANTIZE, [()]),
         keys(&ROPE_KV, attention()),
         keys(&ATTENTION_SINGLE, attention()),

@@ -34,6 +34,8 @@ pub struct Weight {
     pub output_step: u32,
     /// In the order of their rows.
     pub parts: Vec<WeightPart>,
+    /// What a product adds to its outputs, `f32`, one for each column of the product.
+    pub bias: Option<Buffer>,
 }
 
 /// Neighbouring rows of a [`Weight`], small enough to be bound by a kernel.
@@ -94,7 +96,7 @@ impl Weight {
             })
         };
         let parts = (0..rows).step_by(part_rows as usize).map(part).collect::<Result<_>>()?;
-        Ok(Self { format, rows, cols, first_output: 0, output_step: 1, parts })
+        Ok(Self { format, rows, cols, first_output: 0, output_step: 1, parts, bias: None })
     }
 
     /// The same, for products whose columns `first_output + output_step * row` are those of its rows.

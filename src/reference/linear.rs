@@ -21,6 +21,13 @@ pub fn matmul(weight: &Matrix, x: &[f32]) -> Vec<f32> {
     y
 }
 
+/// `bias`, `[n]`, added to every row of `y`, `[m, n]`.
+pub fn add_bias(y: &mut [f32], bias: &[f32]) {
+    for row in y.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+    }
+}
+
 /// Every value of `x`, `[rows, cols]`, rounded to one of 255 steps of its block of 32 in a row, of which the
 /// largest magnitude is the last.
 pub fn quantize(x: &[f32], cols: usize) -> Vec<f32> {

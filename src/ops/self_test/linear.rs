@@ -78,21 +78,23 @@ pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
     .await
 }
 
-/// Shapes of one row and of eight: other numbers of rows differ in nothing but that number.
-pub async fn mat_vec(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
-    for cols in [1, 8] {
+/// Shapes of one row and of eight: other numbers of rows differ in nothing but that number. With `bias`, some have one.
+pub async fn mat_vec(test: &mut SelfTest<'_>, format: &'static Format, bias: bool) -> Result<()> {
+    for (cols, bias) in [(1, false), (8, false), (1, bias)].into_iter().take(2 + usize::from(bias)) {
         let shape = MatVecShape { format, cols, q8: true };
-        product(test, &MAT_VEC, &shape, format, RowCount::Few(cols), cols).await?;
+        product(test, &MAT_VEC, &shape, Product::new(format, RowCount::Few(cols), cols, bias)).await?;
     }
     Ok(())
 }
 
-pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
+pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format, bias: bool) -> Result<()> {
     // One more than a tile's worth of rows, so that a tile has an end within it.
-    for most in RowCount::MANY {
+    let cases = RowCount::MANY.map(|most| (most, false)).into_iter();
+    for (most, bias) in cases.chain(bias.then_some((RowCount::MANY[0], true))) {
         let rows = most.min(80) - 3;
         let shape = MatMatShape { format, q8: true, most };
-        product(test, &MAT_MAT, &shape, format, RowCount::many(count::ROWS, rows), rows).await?;
+        let rows = (RowCount::many(count::ROWS, rows), rows);
+        product(test, &MAT_MAT, &shape, Product::new(format, rows.0, rows.1, bias)).await?;
     }
     Ok(())
 }
@@ -103,12 +105,10 @@ async fn product<S>(
     test: &mut SelfTest<'_>,
     operation: &Operation<S>,
     shape: &S,
-    format: &'static Format,
-    rows: RowCount,
-    count: u32,
+    case: Product,
 ) -> Result<()> {
-    let case = Product::new(format, rows, count);
-    let name = format!("{}, {count} rows", format.name);
+    let bias = if case.bias.is_some() { ", bias" } else { "" };
+    let name = format!("{}, {} rows{bias}", case.matrix.format.name, case.count);
     let variants = |gpu: &Gpu, wanted: fn(&KernelKey) -> bool| -> Vec<_> {
         operation.runnable(gpu, shape).filter(|variant| wanted(&(variant.key)(shape))).collect()
     };
@@ -130,10 +130,12 @@ struct Product {
     values: Vec<f32>,
     /// As `values`, but multiples of a power of two, at most 127, with 127 in every block.
     in_codes: Vec<f32>,
+    /// `[ROWS]`.
+    bias: Option<Vec<f32>>,
 }
 
 impl Product {
-    fn new(format: &'static Format, rows: RowCount, count: u32) -> Self {
+    fn new(format: &'static Format, rows: RowCount, count: u32, bias: bool) -> Self {
         let matrix = matrix(format);
         let values = uniform_values(2, count as usize * matrix.cols, 1.0);
         let code = |(index, value): (usize, &f32)| match index % matrix.cols % BLOCK {
@@ -141,19 +143,25 @@ impl Product {
             _ => (value * 64.0).round() / 64.0,
         };
         let in_codes = values.iter().enumerate().map(code).collect();
-        Self { matrix, rows, count, values, in_codes }
+        let bias = bias.then(|| uniform_values(4, ROWS, 100.0));
+        Self { matrix, rows, count, values, in_codes, bias }
     }
 
-    /// Worst error with the activations `x`, `[count, cols]`, relative to `Σ|w·x|`.
+    /// Worst error with the activations `x`, `[count, cols]`, relative to `Σ|w·x|` and the bias.
     async fn error(&self, gpu: &Gpu, x: &[f32]) -> Result<f32> {
-        let expected = reference::matmul(&self.matrix, x);
+        let mut expected = reference::matmul(&self.matrix, x);
+        if let Some(bias) = &self.bias {
+            reference::add_bias(&mut expected, bias);
+        }
         let cols = self.matrix.cols;
         let weights: Vec<Vec<f32>> = (0..ROWS).map(|row| self.matrix.row(row)).collect();
         let magnitude = |index: usize| -> f32 {
             let x = &x[index / ROWS * cols..][..cols];
-            weights[index % ROWS].iter().zip(x).map(|(w, x)| (w * x).abs()).sum()
+            let products = weights[index % ROWS].iter().zip(x).map(|(w, x)| (w * x).abs());
+            products.sum::<f32>() + self.bias.as_ref().map_or(0.0, |bias| bias[index % ROWS].abs())
         };
-        let weight = Weight::from_matrix(gpu, "weight", &self.matrix)?;
+        let mut weight = Weight::from_matrix(gpu, "weight", &self.matrix)?;
+        weight.bias = self.bias.as_ref().map(|bias| gpu.upload("bias", bias)).transpose()?;
         let x = Tensor::from_values(gpu, "x", x, cols as u32)?;
         let q8 = Q8Tensor::zeros(gpu, "x in codes", self.count, cols as u32)?;
         let y = Tensor::zeros(gpu, "y", self.count, ROWS as u32)?;

@@ -25,6 +25,8 @@ pub struct SelfTestShapes {
     pub weights: &'static Format,
     /// Heads, and storage of the KV cache.
     pub attention: AttentionShape,
+    /// Whether products add a bias, too.
+    pub bias: bool,
 }
 
 /// How one variant did in one case.
@@ -54,8 +56,8 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
     let mut test = SelfTest { gpu, rows: Vec::new() };
     linear::embedding(&mut test, shapes.weights).await?;
     linear::quantize(&mut test).await?;
-    linear::mat_vec(&mut test, shapes.weights).await?;
-    linear::mat_mat(&mut test, shapes.weights).await?;
+    linear::mat_vec(&mut test, shapes.weights, shapes.bias).await?;
+    linear::mat_mat(&mut test, shapes.weights, shapes.bias).await?;
     lora::lora(&mut test).await?;
     pointwise::rms_norm(&mut test).await?;
     pointwise::residual_add(&mut test).await?;
@@ -78,7 +80,8 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
 /// # Errors
 /// As [`self_test`].
 pub async fn ensure_self_test(gpu: &Gpu, shapes: &SelfTestShapes, cache_dir: Option<&Path>) -> Result<()> {
-    let subject = format!("{}, {:?}", shapes.weights.name, shapes.attention);
+    let bias = if shapes.bias { ", bias" } else { "" };
+    let subject = format!("{}, {:?}{bias}", shapes.weights.name, shapes.attention);
     let kept = Kept::new(gpu, "self-test", &subject, cache_dir);
     let known: Option<Vec<SelfTestRow>> = kept.read().and_then(|rows| serde_json::from_slice(&rows).ok());
     match known.filter(|rows| !rows.is_empty()) {
