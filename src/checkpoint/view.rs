@@ -105,6 +105,11 @@ impl TensorView<'_> {
         &self.bytes[row * size..][..size]
     }
 
+    /// Whether GPTQ or AWQ packed it: `bytes` are then not its values.
+    pub fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
     /// Bytes of a row in the file, on average.
     pub fn row_bytes(&self) -> usize {
         self.bytes.len() / (self.elements() / self.cols().max(1)).max(1)

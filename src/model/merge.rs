@@ -40,6 +40,10 @@ pub fn merge(base: &Path, adapters: &[AdapterSource], output: &Path, progress: P
     let config = ModelConfig::from_dir(base)?;
     let checkpoint = Checkpoint::open_layout(base, Layout::HuggingFace)?;
     check(&checkpoint, &config)?;
+    if let Some(tensor) = checkpoint.tensors().find(TensorView::is_packed) {
+        let expected = "a matrix of numbers: apply adapters of packed models at run time";
+        return Err(Error::expected(ErrorKind::Argument, tensor.name, expected, "one of GPTQ or AWQ"));
+    }
     let open = |source| Adapter::open(source, &config);
     let adapters = adapters.iter().map(open).collect::<Result<Vec<_>>>()?;
     if config.tie_word_embeddings && adapters.iter().any(|adapter| adapter.rank("lm_head").is_some()) {
