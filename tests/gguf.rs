@@ -26,13 +26,14 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 /// Models, and the file to open of each.
-const MODELS: [(&str, &str); 6] = [
+const MODELS: [(&str, &str); 7] = [
     ("f32", "f32.gguf"),
     ("f16", "f16.gguf"),
     ("bf16", "bf16.gguf"),
     ("q8_0", "q8_0.gguf"),
     ("split", "split-00002-of-00003.gguf"),
     ("mixed", "mixed.gguf"),
+    ("k", "k.gguf"),
 ];
 
 fn fixture(file: &str) -> PathBuf {

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mistral_wgpu::checkpoint::Checkpoint;
 use mistral_wgpu::generate::ModelSource;
-use mistral_wgpu::model::{GenerationConfig, ModelConfig};
-use mistral_wgpu::text::{ChatTemplate, Encode, Message, Tokenizer};
+use mistral_wgpu::model::{GenerationConfig, ModelConfig, check};
+use mistral_wgpu::text::{ChatTemplate, Encode, GgufVocabulary, Message, Tokenizer};
 
 /// Counts what is allocated and the most that ever was since the count began.
 struct Counting;
@@ -207,6 +207,23 @@ fn safetensors() {
 #[test]
 fn safetensors_index() {
     attack("safetensors_index", &["models/sharded"], "model.safetensors.index.json", SMALL, reads_checkpoint);
+}
+
+fn reads_gguf(dir: &Path) -> bool {
+    let Ok(checkpoint) = Checkpoint::open(&dir.join("mixed.gguf")) else { return false };
+    for tensor in checkpoint.tensors() {
+        tensor.to_f32(0, &mut vec![0.0; tensor.cols()]);
+    }
+    let _ = GgufVocabulary::read(checkpoint.metadata());
+    if let Ok(config) = ModelConfig::from_gguf(&checkpoint) {
+        let _ = check(&checkpoint, &config);
+    }
+    true
+}
+
+#[test]
+fn gguf() {
+    attack("gguf", &["gguf"], "mixed.gguf", SMALL, reads_gguf);
 }
 
 #[test]

@@ -148,27 +148,19 @@ fn dtype(kind: u32) -> Option<DType> {
     Some(DType::of(format))
 }
 
-/// What GGML calls the types that may be met; numbers of types that were given up have no name.
+/// What GGML calls the types that may be met and are not read; numbers of types that were given up have no name.
 fn type_name(kind: u32) -> String {
-    const NAMES: [(u32, &str); 22] = [
-        (3, "q4_1"),
-        (6, "q5_0"),
-        (7, "q5_1"),
+    const NAMES: [(u32, &str); 14] = [
         (9, "q8_1"),
         (10, "q2_k"),
         (11, "q3_k"),
-        (12, "q4_k"),
-        (13, "q5_k"),
-        (14, "q6_k"),
         (15, "q8_k"),
         (16, "iq2_xxs"),
         (17, "iq2_xs"),
         (18, "iq3_xxs"),
         (19, "iq1_s"),
-        (20, "iq4_nl"),
         (21, "iq3_s"),
         (22, "iq2_s"),
-        (23, "iq4_xs"),
         (29, "iq1_m"),
         (34, "tq1_0"),
         (35, "tq2_0"),
