@@ -519,6 +519,11 @@ fn errors_have_a_status_and_a_name() {
     refused(&["generate", "--model", odd, "--disable", "f17"], 2, "f17");
     refused(&["generate", "--model", odd, "--memory", "8XB"], 2, "unknown unit");
     refused(&["generate", "--model", odd, "--weights", "q9"], 2, "q4_0");
+    refused(
+        &["generate", "--model", odd, "--weights", "q4_k", "--tokens", "1,2"],
+        2,
+        "multiple of 256 columns",
+    );
     refused(&["generate", "--model", odd, "--context", "2", "--tokens", "1,2,3"], 2, "context");
     refused(&["logits", "--model", odd, "--output", "x"], 2, "--tokens");
     refused(&["logits", "--model", odd, "--output", "x", "--tokens", "101"], 2, "101");

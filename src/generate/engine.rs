@@ -14,7 +14,7 @@ use crate::{
     gpu::Gpu,
     model::{
         Adapter, AdapterSet, AdapterSource, Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig,
-        ModelOptions, Progress, Stage, WeightFormats, attention_shape, tune_shapes,
+        ModelOptions, Progress, Stage, WeightFormats, attention_shape, expected_tensors, tune_shapes,
     },
     ops::{SelfTestShapes, Tune, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
@@ -129,7 +129,12 @@ impl Engine {
         attention.supported()?;
         let memory = gpu.memory_left();
         let formats = match options.weights {
-            Some(format) => format.into(),
+            Some(format) => {
+                for (name, shape) in expected_tensors(&config).iter().filter(|(_, shape)| shape.len() == 2) {
+                    format.check_cols(name, shape[1])?;
+                }
+                format.into()
+            }
             None if options.own_weights => own.clone(),
             None => default_formats(&config, &options.model, &own, memory),
         };

@@ -73,10 +73,7 @@ impl Weight {
         cols: u32,
         part_bytes: u64,
     ) -> Result<Self> {
-        if !format.takes(cols as usize) {
-            let expected = format!("a multiple of {} columns for weights in {}", format.block, format.name);
-            return Err(Error::expected(ErrorKind::Argument, label, expected, cols));
-        }
+        format.check_cols(label, cols as usize)?;
         let row_bytes = 4 * format.code_words as u64 * format.blocks(cols as usize) as u64;
         let part_rows = (part_bytes / row_bytes.max(1)).min(PART_ROWS) as u32 & !1;
         if part_rows == 0 {

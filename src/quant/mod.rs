@@ -25,6 +25,8 @@ mod search;
 
 use rayon::prelude::*;
 
+use crate::{Error, ErrorKind, Result};
+
 pub use f16::round as round_f16;
 pub use ggml::{Ggml, by_ggml};
 pub use matrix::Matrix;
@@ -94,6 +96,18 @@ impl Format {
     /// Whether rows of `cols` weights can be in this format.
     pub fn takes(&self, cols: usize) -> bool {
         self.block == BLOCK || cols.is_multiple_of(self.block)
+    }
+
+    /// Refuses a matrix whose rows cannot be in this format.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] about `matrix`, unless the format [takes](Self::takes) so many columns.
+    pub fn check_cols(&self, matrix: &str, cols: usize) -> Result<()> {
+        if self.takes(cols) {
+            return Ok(());
+        }
+        let expected = format!("a multiple of {} columns for weights in {}", self.block, self.name);
+        Err(Error::expected(ErrorKind::Argument, matrix, expected, cols))
     }
 
     /// The next number of columns, from `cols` on, that rows in this format can have.
