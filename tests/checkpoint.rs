@@ -65,7 +65,9 @@ fn golden_checkpoints_open_as_the_safetensors_crate_reads_them() {
         let mut names = Vec::new();
         for tensor in checkpoint.tensors() {
             let theirs = SafeTensors::deserialize(&files[tensor.file]).unwrap();
-            let theirs = theirs.tensor(tensor.name).unwrap();
+            // The text model within one that reads images, too, has its names here without that prefix.
+            let within = format!("language_model.{}", tensor.name);
+            let theirs = theirs.tensor(tensor.name).or_else(|_| theirs.tensor(&within)).unwrap();
             assert_eq!(tensor.dtype.to_string(), theirs.dtype().to_string().to_lowercase());
             assert_eq!((tensor.shape, tensor.bytes), (theirs.shape(), theirs.data()));
             names.push(tensor.name);
@@ -75,7 +77,7 @@ fn golden_checkpoints_open_as_the_safetensors_crate_reads_them() {
         assert!(names.is_sorted());
         opened += 1;
     }
-    assert_eq!(opened, 9);
+    assert!(opened >= 14, "{opened}");
 }
 
 #[test]

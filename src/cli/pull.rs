@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::Outcome;
 
-/// Fetch a model from the Hugging Face hub into its cache, where --model hf:OWNER/REPO finds it.
+/// Fetch a model from the Hugging Face hub, for --model hf:OWNER/REPO.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
