@@ -133,11 +133,11 @@ impl Bench {
         for (count, rows) in mat_vec.into_iter().chain(mat_mat) {
             let only: Vec<(String, Gpu)> = match count {
                 RowCount::Few(cols) => {
-                    let shape = MatVecShape { format, cols, q8: true };
+                    let shape = MatVecShape { format, cols, q8: true, experts: false };
                     each(&MAT_VEC, &self.gpu, &shape)
                 }
                 RowCount::Many { most, .. } => {
-                    let shape = MatMatShape { format, q8: true, most };
+                    let shape = MatMatShape { format, q8: true, most, experts: false };
                     each(&MAT_MAT, &self.gpu, &shape)
                 }
             };
@@ -157,6 +157,7 @@ impl Bench {
                     y: &y,
                     rows: count,
                     counts: &counts,
+                    experts: None,
                     label: name,
                 }
                 .record(gpu, &mut recording)?;
@@ -226,7 +227,8 @@ impl Bench {
                     let gate_up = Tensor::zeros(&gpu, "gate_up", rows, 2 * INTERMEDIATE)?;
                     let out = Tensor::zeros(&gpu, "out", rows, INTERMEDIATE)?;
                     let mut recording = Recording::default();
-                    Swiglu { gate_up: &gate_up, y: Activation::F32(&out) }.record(&gpu, &mut recording)?;
+                    Swiglu { gate_up: &gate_up, y: Activation::F32(&out), per_row: 1 }
+                        .record(&gpu, &mut recording)?;
                     let work = Work { bytes: 12.0 * values, operations: 5.0 * values };
                     self.time(&kernel, "intermediate", rows, &work, &recording)?;
                 }

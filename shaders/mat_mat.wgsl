@@ -2,15 +2,12 @@
 // TILE_COLS columns of y: block by block, both operands are brought to workgroup memory once, the weights
 // decoded, and each invocation multiplies ROWS rows with COLS columns in registers. With `rounds_to_f16`, the operands
 // in workgroup memory are 16-bit floats, which takes half of its room and of its bandwidth.
-import package::bias::biased;
-import package::generated::{COLS, MatmulParams, QUADS, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
+import package::generated::{COLS, QUADS, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::half::{WEIGHT_SCALE, saturated_f16};
+import package::mat_mat_tile::{params, tile_of, weight_block, write, x_block};
 import package::weight::{weight_quad, weight_scale};
 
-@group(0) @binding(2) var<uniform> params: MatmulParams;
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [rows, blocks * QUADS]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows, y_stride]
-@group(0) @binding(5) var<storage, read> counts: array<u32>;  // [slots]: the number of rows is counts[slot]
 
 // Invocations across and down the tile. 64 columns, 4 each, are 16 across; invocation 18 then is (2, 1),
 // and computes columns 2, 18, 34, 50 of rows 1, 9, 17, 25 (32 rows, 4 each, are 8 down).
@@ -25,22 +22,23 @@ var<workgroup> weight_tile: array<Quad, QUADS * TILE_COLS>; // [QUADS, TILE_COLS
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
-    let rows = counts[params.slot];
-    let first_col = workgroup.x * TILE_COLS;
-    let first_row = workgroup.y * TILE_ROWS;
+    let tile = tile_of(workgroup);
+    @if(experts)
+    if tile.row >= tile.end {
+        return;
+    }
     let across = index % ACROSS;
     let down = index / ACROSS;
 
     // Indexed by loop counters alone: drivers unroll such loops and keep the sums in registers.
     var sums: array<array<f32, COLS>, ROWS>;
     for (var block = 0u; block < params.blocks; block++) {
-        // Rows and columns past the end repeat the last one; nobody writes their results.
         for (var i = index; i < TILE_ROWS * QUADS; i += WORKGROUP) {
-            let row = min(first_row + i / QUADS, rows - 1u);
-            x_tile[place(i % QUADS, i / QUADS, TILE_ROWS)] = x_quad((row * params.blocks + block) * QUADS + i % QUADS);
+            let at = x_block(tile, i / QUADS, block);
+            x_tile[place(i % QUADS, i / QUADS, TILE_ROWS)] = x_quad(at * QUADS + i % QUADS);
         }
         for (var i = index; i < TILE_COLS * QUADS; i += WORKGROUP) {
-            let at = min(first_col + i / QUADS, params.rows - 1u) * params.blocks + block;
+            let at = weight_block(tile, i / QUADS, block);
             weight_tile[place(i % QUADS, i / QUADS, TILE_COLS)] = scaled_weight_quad(at, i % QUADS);
         }
         workgroupBarrier();
@@ -61,13 +59,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
 
     for (var i = 0u; i < ROWS; i++) {
-        let row = first_row + down + DOWN * i;
+        let row = down + DOWN * i;
         for (var k = 0u; k < COLS; k++) {
-            let col = first_col + across + ACROSS * k;
-            if row < rows && col < params.rows {
-                let output = params.first_row + params.row_step * col;
-                y[row * params.y_stride + output] = biased(unscaled(sums[i][k]), output);
-            }
+            let col = across + ACROSS * k;
+            write(tile, row, col, unscaled(sums[i][k]));
         }
     }
 }

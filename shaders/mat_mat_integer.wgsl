@@ -1,15 +1,12 @@
 // y = x · weightᵀ for any number of rows of x, by products of integer codes. A workgroup computes a tile of TILE_ROWS
 // rows by TILE_COLS columns of y: block by block, the codes and scales of both operands are brought to workgroup memory
 // once, and each invocation multiplies ROWS rows with COLS columns: the codes exactly, then their scales.
-import package::bias::biased;
-import package::generated::{COLS, MatmulParams, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
+import package::generated::{COLS, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
+import package::mat_mat_tile::{params, tile_of, weight_block, write, x_block};
 import package::quant::activations::{BlockScale, dot16};
 import package::weight::{WeightScale, weight_codes, weight_dot, weight_scale};
 
-@group(0) @binding(2) var<uniform> params: MatmulParams;
 @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;         // [rows, y_stride]
-@group(0) @binding(5) var<storage, read> counts: array<u32>;          // [slots]: the number of rows is counts[slot]
 @group(0) @binding(6) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
 
 // Invocations across and down the tile, as in mat_mat.wgsl.
@@ -23,25 +20,26 @@ var<workgroup> weight_scale_tile: array<WeightScale, TILE_COLS>; // [TILE_COLS]
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
-    let rows = counts[params.slot];
-    let first_col = workgroup.x * TILE_COLS;
-    let first_row = workgroup.y * TILE_ROWS;
+    let tile = tile_of(workgroup);
+    @if(experts)
+    if tile.row >= tile.end {
+        return;
+    }
     let across = index % ACROSS;
     let down = index / ACROSS;
 
     // Indexed by loop counters alone: drivers unroll such loops and keep the sums in registers.
     var sums: array<array<f32, COLS>, ROWS>;
     for (var block = 0u; block < params.blocks; block++) {
-        // Rows and columns past the end repeat the last one; nobody writes their results.
         for (var i = index; i < 2u * TILE_ROWS; i += WORKGROUP) {
-            let at = min(first_row + i / 2u, rows - 1u) * params.blocks + block;
+            let at = x_block(tile, i / 2u, block);
             x_tile[i % 2u * TILE_ROWS + i / 2u] = x_codes[2u * at + i % 2u];
             if i % 2u == 0u {
                 x_scale_tile[i / 2u] = x_scales[at];
             }
         }
         for (var i = index; i < 2u * TILE_COLS; i += WORKGROUP) {
-            let at = min(first_col + i / 2u, params.rows - 1u) * params.blocks + block;
+            let at = weight_block(tile, i / 2u, block);
             weight_tile[i % 2u * TILE_COLS + i / 2u] = weight_codes(at, i % 2u);
             if i % 2u == 0u {
                 weight_scale_tile[i / 2u] = weight_scale(at);
@@ -71,13 +69,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
 
     for (var i = 0u; i < ROWS; i++) {
-        let row = first_row + down + DOWN * i;
+        let row = down + DOWN * i;
         for (var k = 0u; k < COLS; k++) {
-            let col = first_col + across + ACROSS * k;
-            if row < rows && col < params.rows {
-                let output = params.first_row + params.row_step * col;
-                y[row * params.y_stride + output] = biased(sums[i][k], output);
-            }
+            let col = across + ACROSS * k;
+            write(tile, row, col, sums[i][k]);
         }
     }
 }

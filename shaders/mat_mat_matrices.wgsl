@@ -2,15 +2,12 @@
 // A workgroup computes a tile of TILE_ROWS rows by TILE_COLS columns of y: block by block, both operands are
 // brought to workgroup memory in 16-bit floats, the weights decoded, and each subgroup multiplies its part of the
 // tile into sums of 32 bits.
-import package::bias::biased;
-import package::generated::{MatmulParams, QUADS, SIZE, SLOTS_ACROSS, SLOTS_DOWN, TILE_COLS, TILE_ROWS, WORKGROUP};
+import package::generated::{QUADS, SIZE, SLOTS_ACROSS, SLOTS_DOWN, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::half::{WEIGHT_SCALE, saturated_f16};
+import package::mat_mat_tile::{Tile, is_inside, params, tile_of, weight_block, write, x_block, y, y_index};
 import package::weight::{weight_quad, weight_scale};
 
-@group(0) @binding(2) var<uniform> params: MatmulParams;
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [rows, blocks * QUADS]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows, y_stride]
-@group(0) @binding(5) var<storage, read> counts: array<u32>;  // [slots]: the number of rows is counts[slot]
 
 // Values in a row of either tile: a block, and 16 bytes more to spread the rows over the memory's banks.
 const STRIDE = 4u * QUADS + 8u;
@@ -40,23 +37,22 @@ struct Invocation {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
-    let rows = counts[params.slot];
-    let tile_col = workgroup.x * TILE_COLS;
-    let tile_row = workgroup.y * TILE_ROWS;
+    let tile = tile_of(workgroup);
     // Whether all of the tile is written as it is, to places that a matrix can be stored to.
-    var whole = tile_row + TILE_ROWS <= rows && tile_col + TILE_COLS <= params.rows && params.first_row % 4u == 0u
+    var whole = is_inside(tile, TILE_ROWS - 1u, TILE_COLS - 1u) && params.first_row % 4u == 0u
         && params.row_step == 1u;
     @if(bias) whole = false; // a matrix cannot be added to, value by value
 
-    // With fewer subgroups than slots, several passes; with more, the rest repeat the last slot.
-    for (var first = 0u; first < SLOTS; first += invocation.subgroups) {
+    // With fewer subgroups than slots, several passes; with more, the rest repeat the last slot. A
+    // tile without rows has none: naga takes a return for control flow that is not uniform.
+    for (var first = 0u; first < SLOTS && tile.row < tile.end; first += invocation.subgroups) {
         let slot = min(first + invocation.subgroup, SLOTS - 1u);
         let slot_row = slot / SLOTS_ACROSS * (DOWN * SIZE);
         let slot_col = slot % SLOTS_ACROSS * (ACROSS * SIZE);
 
         var sums: array<array<Sum, ACROSS>, DOWN>;
         for (var block = 0u; block < params.blocks; block++) {
-            bring(invocation.index, rows, tile_row, tile_col, block);
+            bring(invocation.index, tile, block);
             workgroupBarrier();
             for (var k = 0u; k < 4u * QUADS; k += SIZE) {
                 var right: array<Right, ACROSS>;
@@ -77,8 +73,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
             let stride = params.y_stride;
             for (var j = 0u; j < DOWN; j++) {
                 for (var i = 0u; i < ACROSS; i++) {
-                    let row = tile_row + slot_row + j * SIZE;
-                    let at = row * stride + params.first_row + tile_col + slot_col + i * SIZE;
+                    let at = y_index(tile, slot_row + j * SIZE, slot_col + i * SIZE);
                     let sum = sums[j][i] * (1.0 / WEIGHT_SCALE);
                     coopStoreT(sum, &y[at], stride);
                 }
@@ -93,9 +88,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
                         coopStoreT(sum, &border[0], SIZE);
                     }
                     workgroupBarrier();
-                    let row = tile_row + (turn / SLOTS_ACROSS * DOWN + j) * SIZE;
-                    let col = tile_col + (turn % SLOTS_ACROSS * ACROSS + i) * SIZE;
-                    write_border(invocation.index, rows, row, col);
+                    let row = (turn / SLOTS_ACROSS * DOWN + j) * SIZE;
+                    let col = (turn % SLOTS_ACROSS * ACROSS + i) * SIZE;
+                    write_border(invocation.index, tile, row, col);
                     workgroupBarrier();
                 }
             }
@@ -103,31 +98,26 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
     }
 }
 
-// What of the matrix at `first_row` and `first_col` lies within y.
-fn write_border(index: u32, rows: u32, first_row: u32, first_col: u32) {
+// What of the matrix at `first_row` and `first_col` of the tile lies within y.
+fn write_border(index: u32, tile: Tile, first_row: u32, first_col: u32) {
     for (var i = index; i < SIZE * SIZE; i += WORKGROUP) {
         let row = first_row + i / SIZE;
         let col = first_col + i % SIZE;
-        if row < rows && col < params.rows {
-            let output = params.first_row + params.row_step * col;
-            y[row * params.y_stride + output] = biased(border[i], output);
-        }
+        write(tile, row, col, border[i]);
     }
 }
 
-// One block of TILE_ROWS rows of x and of TILE_COLS rows of the weight. Rows past the end repeat the last one; nobody
-// writes their results. Quad 19 of the first is quad 3 of row 2, at 2 · STRIDE + 12.
-fn bring(index: u32, rows: u32, tile_row: u32, tile_col: u32, block: u32) {
+// One block of TILE_ROWS rows of x and of TILE_COLS rows of the weight. Quad 19 of the first is quad 3 of row 2, at 2 · STRIDE + 12.
+fn bring(index: u32, tile: Tile, block: u32) {
     for (var i = index; i < TILE_ROWS * QUADS; i += WORKGROUP) {
-        let row = min(tile_row + i / QUADS, rows - 1u);
-        let quad = saturated_f16(x[(row * params.blocks + block) * QUADS + i % QUADS]);
+        let quad = saturated_f16(x[x_block(tile, i / QUADS, block) * QUADS + i % QUADS]);
         let at = i / QUADS * STRIDE + i % QUADS * 4u;
         for (var k = 0u; k < 4u; k++) {
             x_tile[at + k] = quad[k];
         }
     }
     for (var i = index; i < TILE_COLS * QUADS; i += WORKGROUP) {
-        let source = min(tile_col + i / QUADS, params.rows - 1u) * params.blocks + block;
+        let source = weight_block(tile, i / QUADS, block);
         let quad = saturated_f16(WEIGHT_SCALE * weight_quad(source, i % QUADS, weight_scale(source)));
         let at = i / QUADS * STRIDE + i % QUADS * 4u;
         for (var k = 0u; k < 4u; k++) {

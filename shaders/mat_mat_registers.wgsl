@@ -5,17 +5,14 @@
 // All invocations need the same values of x. To a driver that loads for one invocation after the other, a load of
 // four values costs no more than a load of one value four times: each invocation loads another one, and the subgroup
 // exchanges them.
-import package::bias::biased;
-import package::generated::{COLS, MatmulParams, QUADS, TILE_ROWS, WORKGROUP};
+import package::generated::{COLS, QUADS, TILE_ROWS, WORKGROUP};
+import package::mat_mat_tile::{Tile, params, tile_of, weight_block, write, x_block};
 import package::quant::activations::{BlockScale, dot16};
 import package::weight::{WeightScale, weight_codes, weight_dot, weight_quad, weight_scale};
 
-@group(0) @binding(2) var<uniform> params: MatmulParams;
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [rows, blocks, 8]
 @if(integer) @group(0) @binding(6) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
 @else @group(0) @binding(3) var<storage, read> x: array<f32>;                      // [rows, blocks * QUADS, 4]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows, y_stride]
-@group(0) @binding(5) var<storage, read> counts: array<u32>;  // [slots]: the number of rows is counts[slot]
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, TILE_ROWS>;
@@ -28,31 +25,31 @@ fn main(
     @builtin(local_invocation_index) index: u32,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    let rows = counts[params.slot];
-    let first_col = (workgroup.x * WORKGROUP + index) * COLS;
-    let first_row = workgroup.y * TILE_ROWS;
+    let tile = tile_of(workgroup);
+    @if(experts)
+    if tile.row >= tile.end {
+        return;
+    }
+    let first = index * COLS;
 
     var sums: Sums;
     for (var block = 0u; block < params.blocks; block++) {
-        add_block(&sums, rows, first_row, first_col, block, lane % 4u);
+        add_block(&sums, tile, first, block, lane % 4u);
     }
     for (var row = 0u; row < TILE_ROWS; row++) {
         for (var col = 0u; col < COLS; col++) {
-            if first_row + row < rows && first_col + col < params.rows {
-                let output = params.first_row + params.row_step * (first_col + col);
-                y[(first_row + row) * params.y_stride + output] = biased(sums[row][col], output);
-            }
+            write(tile, row, first + col, sums[row][col]);
         }
     }
 }
 
 @if(integer)
-fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32, quarter: u32) {
+fn add_block(sums: ptr<function, Sums>, tile: Tile, first: u32, block: u32, quarter: u32) {
     var low: array<vec4u, COLS>; // the first half of a block
     var high: array<vec4u, COLS>;
     var scales: array<WeightScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
-        let at = block_of(first_col + col, params.rows, block);
+        let at = weight_block(tile, first + col, block);
         low[col] = weight_codes(at, 0u);
         high[col] = weight_codes(at, 1u);
         scales[col] = weight_scale(at);
@@ -60,12 +57,12 @@ fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u3
     var x_scale: array<vec4f, TILE_ROWS / 4u>; // four rows each: of row 6, [1][2]
     var x_sum: array<vec4i, TILE_ROWS / 4u>;
     for (var i = 0u; i < TILE_ROWS / 4u; i++) {
-        let own = x_scales[block_of(first_row + 4u * i + quarter, rows, block)];
+        let own = x_scales[x_block(tile, 4u * i + quarter, block)];
         x_scale[i] = bitcast<vec4f>(quarters(bitcast<u32>(own.scale)));
         x_sum[i] = bitcast<vec4i>(quarters(bitcast<u32>(own.sum)));
     }
     for (var row = 0u; row < TILE_ROWS; row++) {
-        let at = 8u * block_of(first_row + row, rows, block);
+        let at = 8u * x_block(tile, row, block);
         let x_low = quarters(x_codes[at + quarter]);
         let x_high = quarters(x_codes[at + 4u + quarter]);
         let scale = x_scale[row / 4u][row % 4u];
@@ -78,18 +75,18 @@ fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u3
 }
 
 @else
-fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u32, block: u32, quarter: u32) {
+fn add_block(sums: ptr<function, Sums>, tile: Tile, first: u32, block: u32, quarter: u32) {
     var scales: array<WeightScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
-        scales[col] = weight_scale(block_of(first_col + col, params.rows, block));
+        scales[col] = weight_scale(weight_block(tile, first + col, block));
     }
     for (var j = 0u; j < QUADS; j++) {
         var quads: array<vec4f, COLS>;
         for (var col = 0u; col < COLS; col++) {
-            quads[col] = weight_quad(block_of(first_col + col, params.rows, block), j, scales[col]);
+            quads[col] = weight_quad(weight_block(tile, first + col, block), j, scales[col]);
         }
         for (var row = 0u; row < TILE_ROWS; row++) {
-            let at = 4u * (block_of(first_row + row, rows, block) * QUADS + j);
+            let at = 4u * (x_block(tile, row, block) * QUADS + j);
             let v = bitcast<vec4f>(quarters(bitcast<u32>(x[at + quarter])));
             for (var col = 0u; col < COLS; col++) {
                 let w = quads[col];
@@ -98,11 +95,6 @@ fn add_block(sums: ptr<function, Sums>, rows: u32, first_row: u32, first_col: u3
             }
         }
     }
-}
-
-// Number of a block in a matrix of `rows` rows. Rows past the end repeat the last one; nobody writes their results.
-fn block_of(row: u32, rows: u32, block: u32) -> u32 {
-    return min(row, rows - 1u) * params.blocks + block;
 }
 
 // What the first four invocations of the subgroup, which has no fewer, hold.

@@ -1,17 +1,17 @@
-// y = x · weightᵀ for COLS rows of x. A workgroup computes ROWS outputs of each; its invocations share
+// y = x · weightᵀ for COLS rows of x; with `experts`, for the rows of each expert, COLS at a time. A workgroup computes ROWS outputs of each; its invocations share
 // out the weight rows and then add up their sums. Neighbouring invocations read neighbouring quads, or blocks
 // with `integer`: then both factors are integer codes, whose products are summed exactly before they are scaled.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
-import package::mat_vec_output::{block_of, params, write};
+import package::mat_vec_output::{Task, block_of, first_task, params, write, x_row};
 import package::quant::activations::{BlockScale, dot16};
 import package::weight::{weight_codes, weight_dot, weight_quad, weight_scale};
 
-@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [COLS, blocks, 2]
-@if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [COLS, blocks]
-@else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [COLS, blocks * QUADS]
+@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
+@if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
+@else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [rows, blocks * QUADS]
 
 // What an invocation takes of a block at once: all of it, or one of its quads.
 @if(integer) const PARTS = 1u;
@@ -37,30 +37,40 @@ fn main(
     invocation: Invocation,
     @if(subgroup) @builtin(subgroup_size) _size: u32, // see Invocation
 ) {
-    let first = workgroup.x * ROWS;
+    var task = first_task(workgroup.y);
+    @if(experts)
+    for (; task.first < task.end; task.first += COLS) {
+        multiply(task, workgroup.x * ROWS, invocation);
+        workgroupBarrier();
+    }
+    @if(!experts)
+    multiply(task, workgroup.x * ROWS, invocation);
+}
+
+fn multiply(task: Task, first: u32, invocation: Invocation) {
     var sums: Sums;
     for (var part = invocation.index; part < params.blocks * PARTS; part += WORKGROUP) {
-        add_part(&sums, first, part);
+        add_part(&sums, task, first, part);
     }
     reduce(&sums, invocation);
     if invocation.index < COLS * ROWS {
-        write(first + invocation.index / COLS, invocation.index % COLS, total(invocation));
+        write(task, first + invocation.index / COLS, invocation.index % COLS, total(invocation));
     }
 }
 
 @if(integer)
-fn add_part(sums: ptr<function, Sums>, first: u32, block: u32) {
+fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, block: u32) {
     var low: array<vec4u, COLS>; // the first half of a block
     var high: array<vec4u, COLS>;
     var scales: array<BlockScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
-        let at = col * params.blocks + block;
+        let at = x_row(task, col) * params.blocks + block;
         low[col] = x_codes[2u * at];
         high[col] = x_codes[2u * at + 1u];
         scales[col] = x_scales[at];
     }
     for (var row = 0u; row < ROWS; row++) {
-        let at = block_of(first + row, block);
+        let at = block_of(task, first + row, block);
         let w_low = weight_codes(at, 0u);
         let w_high = weight_codes(at, 1u);
         let w_scale = weight_scale(at);
@@ -73,13 +83,13 @@ fn add_part(sums: ptr<function, Sums>, first: u32, block: u32) {
 
 // Quad 21 is quad 5 of block 2.
 @else
-fn add_part(sums: ptr<function, Sums>, first: u32, quad: u32) {
+fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, quad: u32) {
     var quads: array<vec4f, COLS>;
     for (var col = 0u; col < COLS; col++) {
-        quads[col] = x[col * params.blocks * QUADS + quad];
+        quads[col] = x[x_row(task, col) * params.blocks * QUADS + quad];
     }
     for (var row = 0u; row < ROWS; row++) {
-        let at = block_of(first + row, quad / QUADS);
+        let at = block_of(task, first + row, quad / QUADS);
         let w = weight_quad(at, quad % QUADS, weight_scale(at));
         for (var col = 0u; col < COLS; col++) {
             let v = quads[col];

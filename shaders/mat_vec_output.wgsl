@@ -1,19 +1,52 @@
-// Where the matrix-vector kernels leave their results.
+// Which products a workgroup of the matrix-vector kernels computes, and where it leaves them.
 import package::bias::biased;
-import package::generated::MatmulParams;
+import package::generated::{COLS, MatmulParams};
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [COLS, y_stride]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows of x, y_stride]
+// [experts + 1]: rows offsets[e] to offsets[e + 1] - 1 of x and y are those of expert e.
+@if(experts) @group(0) @binding(6) var<storage, read> offsets: array<u32>;
 
-// The product of the weight's row `row` with row `col` of x, before any bias. There are no rows past the end.
-fn write(row: u32, col: u32, value: f32) {
-    if row < params.rows {
+// COLS rows of x from `first` on, as far as they lie before `end`, and the number of the matrix among those of the
+// weight.
+struct Task {
+    first: u32,
+    end: u32,
+    matrix: u32,
+}
+
+// The first task of the expert, `params.slot` being that of the first matrix. Others follow COLS rows later.
+@if(experts)
+fn first_task(matrix: u32) -> Task {
+    let expert = params.slot + matrix;
+    return Task(offsets[expert], offsets[expert + 1u], matrix);
+}
+
+@else
+fn first_task(matrix: u32) -> Task {
+    return Task(0u, COLS, 0u);
+}
+
+// Row `col` of the task. Rows past the end repeat the last one.
+@if(experts)
+fn x_row(task: Task, col: u32) -> u32 {
+    return min(task.first + col, task.end - 1u);
+}
+
+@else
+fn x_row(task: Task, col: u32) -> u32 {
+    return col;
+}
+
+// The product of the weight's row `row` with row `col` of the task, before any bias. There are no rows past the end.
+fn write(task: Task, row: u32, col: u32, value: f32) {
+    if row < params.rows && task.first + col < task.end {
         let output = params.first_row + params.row_step * row;
-        y[col * params.y_stride + output] = biased(value, output);
+        y[(task.first + col) * params.y_stride + output] = biased(value, output);
     }
 }
 
 // Number of a block in the weight. Rows past the end repeat the last one.
-fn block_of(row: u32, block: u32) -> u32 {
-    return min(row, params.rows - 1u) * params.blocks + block;
+fn block_of(task: Task, row: u32, block: u32) -> u32 {
+    return (task.matrix * params.rows + min(row, params.rows - 1u)) * params.blocks + block;
 }

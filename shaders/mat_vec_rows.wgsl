@@ -9,44 +9,53 @@
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
-import package::mat_vec_output::{block_of, params, write};
+import package::mat_vec_output::{Task, block_of, first_task, params, write, x_row};
 import package::quant::activations::{BlockScale, dot16};
 import package::weight::{WeightScale, weight_codes, weight_dot, weight_quad, weight_scale};
 
-@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [COLS, blocks, 8]
-@if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [COLS, blocks]
-@else @group(0) @binding(3) var<storage, read> x: array<f32>;                      // [COLS, blocks * QUADS, 4]
+@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [rows, blocks, 8]
+@if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
+@else @group(0) @binding(3) var<storage, read> x: array<f32>;                      // [rows, blocks * QUADS, 4]
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, ROWS>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
-    let first = id.x * ROWS;
+    var task = first_task(id.y);
+    @if(experts)
+    for (; task.first < task.end; task.first += COLS) {
+        multiply(task, id.x * ROWS, lane % 4u);
+    }
+    @if(!experts)
+    multiply(task, id.x * ROWS, lane % 4u);
+}
+
+fn multiply(task: Task, first: u32, quarter: u32) {
     var sums: Sums;
     for (var block = 0u; block < params.blocks; block++) {
-        add_block(&sums, first, block, lane % 4u);
+        add_block(&sums, task, first, block, quarter);
     }
     for (var row = 0u; row < ROWS; row++) {
         for (var col = 0u; col < COLS; col++) {
-            write(first + row, col, sums[row][col]);
+            write(task, first + row, col, sums[row][col]);
         }
     }
 }
 
 @if(integer)
-fn add_block(sums: ptr<function, Sums>, first: u32, block: u32, quarter: u32) {
+fn add_block(sums: ptr<function, Sums>, task: Task, first: u32, block: u32, quarter: u32) {
     var low: array<vec4u, COLS>; // the first half of a block
     var high: array<vec4u, COLS>;
     var scales: array<BlockScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
-        let at = col * params.blocks + block;
+        let at = x_row(task, col) * params.blocks + block;
         low[col] = quarters(x_codes[8u * at + quarter]);
         high[col] = quarters(x_codes[8u * at + 4u + quarter]);
         scales[col] = x_scales[at];
     }
     for (var row = 0u; row < ROWS; row++) {
-        let at = block_of(first + row, block);
+        let at = block_of(task, first + row, block);
         let w_low = weight_codes(at, 0u);
         let w_high = weight_codes(at, 1u);
         let w_scale = weight_scale(at);
@@ -58,19 +67,19 @@ fn add_block(sums: ptr<function, Sums>, first: u32, block: u32, quarter: u32) {
 }
 
 @else
-fn add_block(sums: ptr<function, Sums>, first: u32, block: u32, quarter: u32) {
+fn add_block(sums: ptr<function, Sums>, task: Task, first: u32, block: u32, quarter: u32) {
     var scales: array<WeightScale, ROWS>;
     for (var row = 0u; row < ROWS; row++) {
-        scales[row] = weight_scale(block_of(first + row, block));
+        scales[row] = weight_scale(block_of(task, first + row, block));
     }
     for (var j = 0u; j < QUADS; j++) {
         var quads: array<vec4f, COLS>;
         for (var col = 0u; col < COLS; col++) {
-            let at = (col * params.blocks + block) * QUADS + j;
+            let at = (x_row(task, col) * params.blocks + block) * QUADS + j;
             quads[col] = bitcast<vec4f>(quarters(bitcast<u32>(x[4u * at + quarter])));
         }
         for (var row = 0u; row < ROWS; row++) {
-            let w = weight_quad(block_of(first + row, block), j, scales[row]);
+            let w = weight_quad(block_of(task, first + row, block), j, scales[row]);
             for (var col = 0u; col < COLS; col++) {
                 let v = quads[col];
                 (*sums)[row][col] =

@@ -1,4 +1,4 @@
-// y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), one row per workgroup.x.
+// y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), one row for each workgroup.x and z.
 import package::generated::{SwigluParams, WORKGROUP};
 @if(q8) import package::quant::store::store_blocks;
 
@@ -14,16 +14,17 @@ fn silu(x: f32) -> f32 {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
+    let row = workgroup.x * params.per_row + workgroup.z;
     let col = workgroup.y * WORKGROUP + index;
-    let pair = gate_up[workgroup.x * (params.stride / 2u) + min(col, params.cols - 1u)];
+    let pair = gate_up[row * (params.stride / 2u) + min(col, params.cols - 1u)];
     let value = silu(pair.x) * pair.y;
     @if(!q8)
     if col < params.cols {
-        y[workgroup.x * params.y_stride + col] = value;
+        y[row * params.y_stride + col] = value;
     }
     @if(q8) {
-        let first_block = (workgroup.x * params.y_stride + workgroup.y * WORKGROUP) / 32u;
-        let end_block = (workgroup.x + 1u) * params.y_stride / 32u;
+        let first_block = (row * params.y_stride + workgroup.y * WORKGROUP) / 32u;
+        let end_block = (row + 1u) * params.y_stride / 32u;
         store_blocks(first_block, end_block, index, select(0.0, value, col < params.cols));
     }
 }

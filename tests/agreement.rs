@@ -127,10 +127,10 @@ fn agree<S>(operation: &Operation<S>, few: bool, shape: impl Fn(&'static Format)
 
 #[test]
 fn mat_vec_agrees() {
-    agree(&MAT_VEC, true, |format| MatVecShape { format, cols: 8, q8: true });
+    agree(&MAT_VEC, true, |format| MatVecShape { format, cols: 8, q8: true, experts: false });
 }
 
 #[test]
 fn mat_mat_agrees() {
-    agree(&MAT_MAT, false, |format| MatMatShape { format, q8: true, most: u32::MAX });
+    agree(&MAT_MAT, false, |format| MatMatShape { format, q8: true, most: u32::MAX, experts: false });
 }

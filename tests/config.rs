@@ -7,6 +7,7 @@ use std::path::Path;
 use mistral_wgpu::ErrorKind;
 use mistral_wgpu::checkpoint::DType;
 use mistral_wgpu::model::{FAMILIES, GenerationConfig, ModelConfig, SYNTHETIC, expected_tensors};
+use mistral_wgpu::ops::RouteShape;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -390,11 +391,38 @@ fn family_defaults_complete_a_configuration_of_sizes() {
 }
 
 #[test]
+fn experts_are_counted_and_checked() {
+    let sizes = json!({
+        "model_type": "mixtral", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1,
+        "num_attention_heads": 8, "vocab_size": 64, "rope_theta": 1e6
+    });
+    let with = |changes: Value| {
+        let mut config = sizes.clone();
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        read(&config)
+    };
+    let experts = |changes| with(changes).unwrap().experts.unwrap();
+    assert_eq!(experts(json!({})), RouteShape { experts: 8, chosen: 2 });
+    let four = json!({ "num_local_experts": 4, "num_experts_per_tok": 3 });
+    assert_eq!(experts(four), RouteShape { experts: 4, chosen: 3 });
+    for wrong in [
+        json!({ "num_local_experts": 1 }),
+        json!({ "num_local_experts": 33 }),
+        json!({ "num_experts_per_tok": 0 }),
+        json!({ "num_experts_per_tok": 9 }),
+        json!({ "hidden_size": 129, "head_dim": 16 }),
+    ] {
+        assert_eq!(with(wrong.clone()).unwrap_err().kind(), ErrorKind::Config, "{wrong}");
+    }
+}
+
+#[test]
 fn synthetic_models_would_be_accepted_as_files() {
     for model in SYNTHETIC {
         let c = ModelConfig::synthetic(model.name).unwrap();
+        let family = if c.experts.is_some() { "MixtralForCausalLM" } else { "MistralForCausalLM" };
         let json = json!({
-            "architectures": ["MistralForCausalLM"], "hidden_size": c.hidden_size,
+            "architectures": [family], "hidden_size": c.hidden_size,
             "intermediate_size": c.intermediate_size, "num_hidden_layers": c.num_hidden_layers,
             "num_attention_heads": c.num_attention_heads, "num_key_value_heads": c.num_key_value_heads,
             "head_dim": c.head_dim, "vocab_size": c.vocab_size,
@@ -423,6 +451,7 @@ fn synthetic_models_would_be_accepted_as_files() {
         assert_eq!(ModelConfig::synthetic(name).unwrap().parameters() / 100_000_000, parameters, "{name}");
     }
     assert_eq!(ModelConfig::synthetic("175m").unwrap().parameters() / 1_000_000, 175);
+    assert_eq!(ModelConfig::synthetic("mixtral-8x7b").unwrap().parameters(), 46_702_792_704);
 }
 
 #[test]

@@ -271,6 +271,7 @@ fn product(gpu: &Gpu) -> (Recording, f64) {
         y: &y,
         rows: RowCount::Few(1),
         counts: &counts,
+        experts: None,
         label: "product",
     }
     .record(gpu, &mut recording)

@@ -182,7 +182,9 @@ fn swiglu() {
             let gate_up = Tensor::from_values(gpu, "gate_up", &gates, 2 * cols as u32).unwrap();
             let out = Tensor::zeros(gpu, "out", 4, cols as u32).unwrap();
             replay(gpu, 3, |recording| {
-                Swiglu { gate_up: &gate_up, y: Activation::F32(&out) }.record(gpu, recording).unwrap();
+                Swiglu { gate_up: &gate_up, y: Activation::F32(&out), per_row: 1 }
+                    .record(gpu, recording)
+                    .unwrap();
             });
             let found = download(gpu, &out, 4);
             for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -195,7 +197,9 @@ fn swiglu() {
 
             let codes = Q8Tensor::zeros(gpu, "codes", 4, cols as u32).unwrap();
             replay(gpu, 3, |recording| {
-                Swiglu { gate_up: &gate_up, y: Activation::Q8(&codes) }.record(gpu, recording).unwrap();
+                Swiglu { gate_up: &gate_up, y: Activation::Q8(&codes), per_row: 1 }
+                    .record(gpu, recording)
+                    .unwrap();
             });
             assert_codes(gpu, &codes, &found);
         }

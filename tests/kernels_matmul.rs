@@ -80,7 +80,7 @@ fn exact() -> Gpu {
     }
     let gpu = GPU.with_own_rejections();
     let format = by_name("q8_0").unwrap();
-    reject(&gpu, &MAT_VEC, &MatVecShape { format, cols: 1, q8: true });
+    reject(&gpu, &MAT_VEC, &MatVecShape { format, cols: 1, q8: true, experts: false });
     reject(&gpu, &MAT_MAT, &many_rows(format));
     gpu
 }
@@ -96,7 +96,7 @@ fn each_mat_mat() -> Vec<(&'static Variant<MatMatShape>, Gpu, Vec<&'static Forma
 }
 
 fn many_rows(format: &'static Format) -> MatMatShape {
-    MatMatShape { format, q8: true, most: u32::MAX }
+    MatMatShape { format, q8: true, most: u32::MAX, experts: false }
 }
 
 /// Runs a product over all rows of `x` with `rows` rows in `y`, of which the product writes as many as
@@ -120,7 +120,16 @@ fn product_of(
     let counts = [0, x.rows];
     let buffer = gpu.upload("counts", &counts).unwrap();
     let mut recording = Recording::default();
-    let matmul = Matmul { weight, x: &x, x_q8: Some(&x_q8), y: &y, rows, counts: &buffer, label: "test" };
+    let matmul = Matmul {
+        weight,
+        x: &x,
+        x_q8: Some(&x_q8),
+        y: &y,
+        rows,
+        counts: &buffer,
+        experts: None,
+        label: "test",
+    };
     let reads_q8 = matmul.reads_q8(gpu).unwrap();
     if reads_q8 {
         Quantize { x: &x, q8: &x_q8, rows }.record(gpu, &mut recording).unwrap();
@@ -194,7 +203,7 @@ fn runnable<S>(operation: &Operation<S>, shape: impl Fn(&'static Format) -> S) -
 }
 
 fn runnable_mat_vec() -> Vec<&'static str> {
-    runnable(&MAT_VEC, |format| MatVecShape { format, cols: 1, q8: true })
+    runnable(&MAT_VEC, |format| MatVecShape { format, cols: 1, q8: true, experts: false })
 }
 
 #[test]
@@ -334,7 +343,7 @@ fn in_parts(gpu: &Gpu, matrix: &Matrix) -> Weight {
     let blocks = matrix.format.blocks(matrix.cols);
     let part_bytes = (7 * blocks * matrix.format.code_words * 4) as u64;
     let (rows, cols) = (matrix.rows as u32, matrix.cols as u32);
-    let weight = Weight::allocate_parts(gpu, "weight", matrix.format, rows, cols, part_bytes).unwrap();
+    let weight = Weight::allocate_parts(gpu, "weight", matrix.format, 1, rows, cols, part_bytes).unwrap();
     assert!(weight.parts.iter().rev().skip(1).all(|part| part.rows == 6));
     // Written in pieces that do not end where parts do.
     for first in (0..matrix.rows).step_by(4) {
@@ -420,7 +429,7 @@ fn embedding_is_exact() {
 
 #[test]
 fn a_row_too_large_for_a_part_is_refused() {
-    let error = Weight::allocate_parts(&GPU, "w", by_name("q8_0").unwrap(), 2, 64, 127).unwrap_err();
+    let error = Weight::allocate_parts(&GPU, "w", by_name("q8_0").unwrap(), 1, 2, 64, 127).unwrap_err();
     assert_eq!(error.kind(), mistral_wgpu::ErrorKind::OutOfMemory);
 }
 
@@ -436,7 +445,7 @@ fn rows_of_broken_blocks_are_refused() {
 fn random_weights_have_the_standard_deviation() {
     let (rows, cols) = (64, 1024);
     for format in FORMATS {
-        let weight = Weight::allocate_parts(&GPU, "w", format, rows, cols, 64 << 10).unwrap();
+        let weight = Weight::allocate_parts(&GPU, "w", format, 1, rows, cols, 64 << 10).unwrap();
         weight.fill_random(&GPU, 7, 0.02).unwrap();
         let mut matrix = Matrix::encode(format, 0, cols as usize, &[]);
         for part in &weight.parts {

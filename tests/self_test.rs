@@ -44,7 +44,7 @@ fn every_variant_passes() {
             }
         }
         let shape = shapes("f32", KvFormat::F32);
-        let mat_vec = MatVecShape { format: shape.weights, cols: 1, q8: true };
+        let mat_vec = MatVecShape { format: shape.weights, cols: 1, q8: true, experts: false };
         let runnable = [
             MAT_VEC.runnable(gpu, &mat_vec).map(|variant| MAT_VEC.full_name(variant)).collect::<Vec<_>>(),
             TOP_K.runnable(gpu, &()).map(|variant| TOP_K.full_name(variant)).collect(),
@@ -219,7 +219,7 @@ fn a_broken_variant_is_dropped_and_the_output_stays_right() {
 
     let dir = tempfile::tempdir().unwrap();
     block_on(ensure_self_test(&gpu, &shapes("f32", KvFormat::F32), Some(dir.path()))).unwrap();
-    let shape = MatVecShape { format: by_name("f32").unwrap(), cols: 1, q8: false };
+    let shape = MatVecShape { format: by_name("f32").unwrap(), cols: 1, q8: false, experts: false };
     assert_eq!(MAT_VEC.choose(&gpu, &shape).unwrap().0.name, "rows");
     let after = error(&gpu);
     assert!(after <= 1e-5, "error {after:e} after the self-test");

@@ -4,7 +4,7 @@ use super::{ModelConfig, ModelOptions, batch::Tables};
 use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu},
-    ops::{AttentionShape, PAGE, Row, WorkItem, count},
+    ops::{AttentionShape, PAGE, RouteShape, Routes, Row, WorkItem, count},
     reference::rope_table,
     tensor::{Q8Tensor, Tensor},
 };
@@ -40,6 +40,38 @@ impl ProductInput {
     }
 }
 
+/// What a mixture of experts has beside the rows of a feed-forward layer.
+#[derive(Debug)]
+pub(super) struct ExpertActivations {
+    /// `[rows, experts]`.
+    pub logits: Tensor,
+    /// Which rows go where.
+    pub routes: Routes,
+    /// Input of the experts, `[rows * chosen, hidden]`.
+    pub x: ProductInput,
+    /// Output of the experts, `[rows * chosen, hidden]`.
+    pub y: Tensor,
+}
+
+impl ExpertActivations {
+    fn new(gpu: &Gpu, shape: RouteShape, rows: u32, hidden: usize) -> Result<Self> {
+        let pairs = rows * shape.chosen;
+        Ok(Self {
+            logits: Tensor::zeros(gpu, "expert logits", rows, shape.experts)?,
+            routes: Routes::new(gpu, rows, shape)?,
+            x: ProductInput::new(gpu, "expert x", pairs, hidden)?,
+            y: Tensor::zeros(gpu, "expert y", pairs, hidden as u32)?,
+        })
+    }
+
+    fn bytes(shape: RouteShape, rows: u64, hidden: usize) -> u64 {
+        let pairs = rows * u64::from(shape.chosen);
+        4 * rows * u64::from(shape.experts)
+            + pairs * (12 + 8 * hidden as u64)
+            + Q8Tensor::bytes(pairs, hidden as u64)
+    }
+}
+
 /// Activations and the tables of the current batch.
 #[derive(Debug)]
 pub(super) struct Activations {
@@ -55,9 +87,11 @@ pub(super) struct Activations {
     pub q: Tensor,
     /// `[rows, heads * head_dim]`.
     pub attended: ProductInput,
-    /// `[rows, 2 * intermediate]`.
+    /// Of a mixture of experts.
+    pub experts: Option<ExpertActivations>,
+    /// `[rows, 2 * intermediate]`, or `[rows * chosen, 2 * intermediate]`.
     pub gate_up: Tensor,
-    /// `[rows, intermediate]`.
+    /// `[rows, intermediate]`, or `[rows * chosen, intermediate]`.
     pub intermediate: ProductInput,
     /// Input of the output projection, `[logit rows, hidden]`.
     pub final_norm: ProductInput,
@@ -85,6 +119,11 @@ fn partial_capacity(rows: u32) -> u32 {
     (4 * rows).max(33 * rows.min(64)).max(66)
 }
 
+/// Rows of the feed-forward layer for each of the batch.
+fn per_row(config: &ModelConfig) -> u32 {
+    config.experts.map_or(1, |shape| shape.chosen)
+}
+
 /// Columns of the activations that have a row for every token, in the order of [`Activations`].
 fn widths(config: &ModelConfig) -> [usize; 8] {
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
@@ -97,16 +136,21 @@ impl Activations {
     /// Bytes on the device, tables and the logits included.
     pub fn bytes(config: &ModelConfig, options: &ModelOptions) -> u64 {
         let rows = u64::from(options.max_rows);
-        let floats = rows * widths(config).iter().sum::<usize>() as u64
+        let pairs = rows * u64::from(per_row(config));
+        let [dense @ .., gate_up, intermediate] = widths(config);
+        let floats = rows * dense.iter().sum::<usize>() as u64
+            + pairs * (gate_up + intermediate) as u64
             + u64::from(options.max_logit_rows) * (config.hidden_size + config.vocab_size) as u64
             + u64::from(options.context) * config.head_dim as u64;
         let shape = super::kv_cache::attention_shape(config, options.kv_format);
         let partial = 4 * shape.partial_floats() + 2 * size_of::<WorkItem>() as u64;
         let q8 = Q8Tensor::bytes(rows, config.hidden_size as u64)
             + Q8Tensor::bytes(rows, (config.num_attention_heads * config.head_dim) as u64)
-            + Q8Tensor::bytes(rows, config.intermediate_size as u64)
+            + Q8Tensor::bytes(pairs, config.intermediate_size as u64)
             + Q8Tensor::bytes(options.max_logit_rows.into(), config.hidden_size as u64);
-        4 * floats + q8 + u64::from(partial_capacity(options.max_rows)) * partial
+        let experts =
+            config.experts.map_or(0, |shape| ExpertActivations::bytes(shape, rows, config.hidden_size));
+        4 * floats + q8 + experts + u64::from(partial_capacity(options.max_rows)) * partial
     }
 
     pub fn new(
@@ -119,7 +163,7 @@ impl Activations {
         let rows = options.max_rows;
         let tensor = |label: &str, cols: usize| Tensor::zeros(gpu, label, rows, cols as u32);
         let input = |label: &str, cols: usize| ProductInput::new(gpu, label, rows, cols);
-        let hidden = config.hidden_size;
+        let (hidden, pairs) = (config.hidden_size, rows * per_row(config));
         let [x, delta, normed, qkv, q, attended, gate_up, intermediate] = widths(config);
         let partials = partial_capacity(rows);
         let partial_bytes = 4 * shape.partial_floats();
@@ -135,8 +179,12 @@ impl Activations {
             qkv: tensor("qkv", qkv)?,
             q: tensor("q", q)?,
             attended: input("attended", attended)?,
-            gate_up: tensor("gate_up", gate_up)?,
-            intermediate: input("intermediate", intermediate)?,
+            experts: config
+                .experts
+                .map(|shape| ExpertActivations::new(gpu, shape, rows, hidden))
+                .transpose()?,
+            gate_up: Tensor::zeros(gpu, "gate_up", pairs, gate_up as u32)?,
+            intermediate: ProductInput::new(gpu, "intermediate", pairs, intermediate)?,
             final_norm: ProductInput::new(gpu, "final norm", options.max_logit_rows, hidden)?,
             hidden_states: Vec::new(),
             partials: gpu.allocate("partials", u64::from(partials) * partial_bytes)?,

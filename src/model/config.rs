@@ -11,6 +11,7 @@ use super::rope::RopeScaling;
 use super::tensors::expected_tensors;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, DType, read_text};
+use crate::ops::{MAX_EXPERTS, RouteShape};
 
 /// The shape and constants of a model, by the names of transformers' `MistralConfig`.
 ///
@@ -51,6 +52,9 @@ pub struct ModelConfig {
     pub attention_bias: bool,
     /// Whether a bias is added to gate, up and down.
     pub mlp_bias: bool,
+    /// With a mixture of experts in place of the feed-forward layers, how many there are, and how many of them
+    /// a token goes through.
+    pub experts: Option<RouteShape>,
     /// The token that starts a text.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a text.
@@ -133,6 +137,7 @@ impl ModelConfig {
             tie_word_embeddings: keys.boolean("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: keys.boolean("attention_bias")?.unwrap_or(false),
             mlp_bias: keys.boolean("mlp_bias")?.unwrap_or(false),
+            experts: experts(&keys, hidden_size)?,
             bos_token_id: keys.token("bos_token_id", vocab_size)?,
             eos_token_ids: keys.tokens("eos_token_id", vocab_size)?.unwrap_or_default(),
             dtype: dtype(&keys)?,
@@ -172,6 +177,16 @@ fn family_keys(keys: Keys) -> Result<Keys> {
             Err(keys.refuse("architectures", known.join(" or "), found))
         }
     }
+}
+
+/// Absent means a dense model. The rows of experts, one after the other, begin at even ones.
+fn experts(keys: &Keys, hidden_size: usize) -> Result<Option<RouteShape>> {
+    let Some(experts) = keys.integer("num_local_experts", 2..=MAX_EXPERTS.into())? else { return Ok(None) };
+    let chosen = keys.required("num_experts_per_tok", keys.integer("num_experts_per_tok", 1..=experts)?)?;
+    if !hidden_size.is_multiple_of(2) {
+        return Err(keys.refuse("hidden_size", "an even number, with experts", hidden_size));
+    }
+    Ok(Some(RouteShape { experts: experts as u32, chosen: chosen as u32 }))
 }
 
 /// Null means as many as query heads.

@@ -27,6 +27,20 @@ const MISTRAL: &str = r#"{
     "eos_token_id": 2
 }"#;
 
+/// transformers 4.36 to 5.24, configuration_mixtral.py.
+const MIXTRAL: &str = r#"{
+    "num_key_value_heads": 8,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": null,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "tie_word_embeddings": false,
+    "bos_token_id": 1,
+    "eos_token_id": 2
+}"#;
+
 /// transformers 4.28 to 5.24, configuration_llama.py. Llama 1 and 2 leave the rotary base out.
 const LLAMA: &str = r#"{
     "hidden_act": "silu",
@@ -47,6 +61,8 @@ pub static FAMILIES: &[Family] = &[
     Family { architecture: "MinistralForCausalLM", model_type: "ministral", defaults: MISTRAL, text_config: false },
     // Mistral Small 3.1 and later.
     Family { architecture: "Mistral3ForConditionalGeneration", model_type: "mistral3", defaults: "{}", text_config: true },
+    // Mixtral 8x7B and 8x22B.
+    Family { architecture: "MixtralForCausalLM", model_type: "mixtral", defaults: MIXTRAL, text_config: false },
     // Llama 1, 2 and 3.
     Family { architecture: "LlamaForCausalLM", model_type: "llama", defaults: LLAMA, text_config: false },
 ];

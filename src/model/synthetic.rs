@@ -2,6 +2,7 @@
 //! size.
 
 use super::ModelConfig;
+use crate::ops::RouteShape;
 
 /// Shape and constants of one synthetic model.
 #[derive(Debug)]
@@ -19,8 +20,10 @@ pub struct Synthetic {
     /// Whether each layer has the window, in turns; all have it if empty.
     windowed: &'static [bool],
     rope_theta: f64,
+    experts: Option<RouteShape>,
 }
 
+const TWO_OF_EIGHT: Option<RouteShape> = Some(RouteShape { experts: 8, chosen: 2 });
 const MISTRAL_7B: Synthetic = Synthetic {
     name: "mistral-7b",
     widths: [4096, 14336],
@@ -31,6 +34,7 @@ const MISTRAL_7B: Synthetic = Synthetic {
     window: Some(4096),
     windowed: &[],
     rope_theta: 1e4,
+    experts: None,
 };
 const LLAMA_7B: Synthetic = Synthetic {
     name: "llama-7b",
@@ -42,6 +46,7 @@ const LLAMA_7B: Synthetic = Synthetic {
     window: None,
     windowed: &[],
     rope_theta: 1e4,
+    experts: None,
 };
 
 /// All synthetic models, by the `config.json` and `params.json` that were published.
@@ -59,6 +64,9 @@ pub static SYNTHETIC: &[Synthetic] = &[
         window: None, rope_theta: 1e6, ..MISTRAL_7B },
     Synthetic { name: "mistral-small-24b", widths: [5120, 32768], layers: 40, vocab_size: 131_072, window: None,
         rope_theta: 1e8, ..MISTRAL_7B },
+    Synthetic { name: "mixtral-8x7b", window: None, rope_theta: 1e6, experts: TWO_OF_EIGHT, ..MISTRAL_7B },
+    Synthetic { name: "mixtral-8x40m", widths: [768, 2048], layers: 8, heads: [12, 4, 64], context: 4096, window: None,
+        rope_theta: 1e6, experts: TWO_OF_EIGHT, ..MISTRAL_7B },
     LLAMA_7B,
     Synthetic { name: "llama-13b", widths: [5120, 13824], layers: 40, heads: [40, 40, 128], ..LLAMA_7B },
     Synthetic { name: "llama-33b", widths: [6656, 17920], layers: 60, heads: [52, 52, 128], ..LLAMA_7B },
@@ -66,11 +74,11 @@ pub static SYNTHETIC: &[Synthetic] = &[
     Synthetic { name: "llama2-13b", widths: [5120, 13824], layers: 40, heads: [40, 40, 128], context: 4096, ..LLAMA_7B },
     Synthetic { name: "llama2-70b", widths: [8192, 28672], layers: 80, heads: [64, 8, 128], context: 4096, ..LLAMA_7B },
     Synthetic { name: "175m", widths: [768, 2048], layers: 20, heads: [12, 4, 64],
-        vocab_size: 32000, context: 4096, window: Some(1024), windowed: &[], rope_theta: 1e4 },
+        vocab_size: 32000, context: 4096, window: Some(1024), windowed: &[], rope_theta: 1e4, experts: None },
     Synthetic { name: "demo", widths: [192, 576], layers: 4, heads: [6, 2, 32],
-        vocab_size: 1280, context: 1024, window: Some(256), windowed: &[], rope_theta: 1e4 },
+        vocab_size: 1280, context: 1024, window: Some(256), windowed: &[], rope_theta: 1e4, experts: None },
     Synthetic { name: "tiny", widths: [64, 160], layers: 2, heads: [4, 2, 16],
-        vocab_size: 128, context: 1024, window: Some(32), windowed: &[], rope_theta: 1e4 },
+        vocab_size: 128, context: 1024, window: Some(32), windowed: &[], rope_theta: 1e4, experts: None },
 ];
 
 impl ModelConfig {
@@ -101,6 +109,7 @@ impl From<&Synthetic> for ModelConfig {
             tie_word_embeddings: false,
             attention_bias: false,
             mlp_bias: false,
+            experts: model.experts,
             bos_token_id: Some(1),
             eos_token_ids: vec![2],
             dtype: None,

@@ -4,12 +4,24 @@ use std::collections::BTreeMap;
 
 use super::{ModelConfig, gguf::ROPE_FACTORS};
 use crate::checkpoint::Checkpoint;
+use crate::ops::RouteShape;
 use crate::{Error, ErrorKind, Result};
 
 const LM_HEAD: &str = "lm_head.weight";
 
 /// What the names of tensors begin with, after `model.` or nothing, by which a model sees.
 const SIGHT: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
+
+/// What gives the experts' logits in a block of Mixtral.
+pub(super) const ROUTER: &str = "block_sparse_moe.gate";
+
+/// Whether a tensor is a router. These are small, and choose: they stay as exact as they are.
+pub(super) fn is_router(tensor: &str) -> bool {
+    tensor.ends_with(".block_sparse_moe.gate.weight")
+}
+
+/// The experts, by their numbers: each is gate `w1`, down `w2` and up `w3`.
+pub(super) const EXPERTS: &str = "block_sparse_moe.experts";
 
 /// Names and shapes of all tensors of a model, in the order of their use. Matrices are [outputs, inputs].
 /// With tied embeddings there is no `lm_head.weight`.
@@ -24,10 +36,26 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         ("self_attn.v_proj", vec![kv, hidden]),
         ("self_attn.o_proj", vec![hidden, q]),
         ("post_attention_layernorm", vec![hidden]),
-        ("mlp.gate_proj", vec![intermediate, hidden]),
-        ("mlp.up_proj", vec![intermediate, hidden]),
-        ("mlp.down_proj", vec![hidden, intermediate]),
     ];
+    let mut layer = layer.map(|(name, shape)| (name.to_owned(), shape)).to_vec();
+    match config.experts {
+        None => layer.extend([
+            ("mlp.gate_proj".into(), vec![intermediate, hidden]),
+            ("mlp.up_proj".into(), vec![intermediate, hidden]),
+            ("mlp.down_proj".into(), vec![hidden, intermediate]),
+        ]),
+        Some(RouteShape { experts, .. }) => {
+            layer.push((ROUTER.into(), vec![experts as usize, hidden]));
+            for expert in 0..experts {
+                let name = |part| format!("{EXPERTS}.{expert}.{part}");
+                layer.extend([
+                    (name("w1"), vec![intermediate, hidden]),
+                    (name("w3"), vec![intermediate, hidden]),
+                    (name("w2"), vec![hidden, intermediate]),
+                ]);
+            }
+        }
+    }
     let mut tensors = vec![("model.embed_tokens.weight".into(), vec![config.vocab_size, hidden])];
     for index in 0..config.num_hidden_layers {
         for (name, shape) in &layer {

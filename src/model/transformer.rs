@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Adapter, Chunk, FEW_ROWS, KvCache, ModelConfig, Sequence, Weights,
-    activations::{Activations, ProductInput, RopeTable},
+    activations::{Activations, ExpertActivations, ProductInput, RopeTable},
     adapters::Adapters,
     batch::Tables,
     linear::Linear,
@@ -19,8 +19,8 @@ use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu, Profile, Recording},
     ops::{
-        Attention, Embedding, KvFormat, LoraFactors, Matmul, PAGE, Quantize, RmsNorm, RopeKv, RowCount,
-        SAMPLED, Swiglu, Weight, count,
+        Attention, Embedding, ExpertSum, Gather, KvFormat, LoraFactors, Matmul, PAGE, Quantize, RmsNorm,
+        RopeKv, Route, RowCount, SAMPLED, Swiglu, Weight, count,
     },
     tensor::{Activation, Tensor},
 };
@@ -424,14 +424,52 @@ impl Model {
         key: RecordingKey,
     ) -> Result<()> {
         let a = &self.activations;
+        if let (Some(router), Some(experts)) = (&layer.router, &a.experts) {
+            return self.experts(gpu, recording, layer, router, experts, key.rows);
+        }
         let (adapters, rows) = (self.adapters.layer(index, key.adapters), key.rows);
         let gate_up =
             self.linear("gate_up", &layer.gate_up, adapters.gate_up.as_ref(), &a.normed, &a.gate_up, rows);
         let down = self.linear("down", &layer.down, adapters.down.as_ref(), &a.intermediate, &a.delta, rows);
         self.norm(gpu, recording, Some(&a.delta), &layer.post_attention_norm, gate_up.input(gpu)?)?;
         gate_up.record(gpu, recording)?;
-        Swiglu { gate_up: &a.gate_up, y: down.input(gpu)? }.record(gpu, recording)?;
+        Swiglu { gate_up: &a.gate_up, y: down.input(gpu)?, per_row: 1 }.record(gpu, recording)?;
         down.record(gpu, recording)
+    }
+
+    /// `delta = Σ weight · down(silu(gate) * up)` of the normed `x += delta`, over the experts that the router
+    /// chooses for each row.
+    fn experts(
+        &self,
+        gpu: &Gpu,
+        recording: &mut Recording,
+        layer: &Layer,
+        router: &Weight,
+        experts: &ExpertActivations,
+        rows: RowCount,
+    ) -> Result<()> {
+        let a = &self.activations;
+        let ExpertActivations { logits, routes, x, y } = experts;
+        let of_experts = |label, weights, x, y| {
+            let mut linear = self.linear(label, weights, None, x, y, rows);
+            linear.products.iter_mut().for_each(|product| product.experts = Some(routes));
+            linear
+        };
+        // What decides between experts is not rounded.
+        let mut router = self.linear("router", slice::from_ref(router), None, &a.normed, logits, rows);
+        router.products.iter_mut().for_each(|product| product.x_q8 = None);
+        let gate_up = of_experts("gate_up", &layer.gate_up, x, &a.gate_up);
+        let down = of_experts("down", &layer.down, &a.intermediate, y);
+        let normed = Activation::F32(&a.normed.f32);
+        self.norm(gpu, recording, Some(&a.delta), &layer.post_attention_norm, normed)?;
+        router.record(gpu, recording)?;
+        Route { logits, counts: &a.counts, routes }.record(gpu, recording)?;
+        Gather { x: &a.normed.f32, routes, y: gate_up.input(gpu)? }.record(gpu, recording)?;
+        gate_up.record(gpu, recording)?;
+        let per_row = routes.shape.chosen;
+        Swiglu { gate_up: &a.gate_up, y: down.input(gpu)?, per_row }.record(gpu, recording)?;
+        down.record(gpu, recording)?;
+        ExpertSum { x: y, routes, y: &a.delta }.record(gpu, recording)
     }
 
     /// `y = x · weightᵀ` of a stack of weights, and what `adapters` add to it.
@@ -446,7 +484,7 @@ impl Model {
     ) -> Linear<'a> {
         let a = &self.activations;
         let (x, x_q8, counts) = (&x.f32, Some(&x.q8), &a.counts);
-        let product = |weight| Matmul { weight, x, x_q8, y, rows, counts, label };
+        let product = |weight| Matmul { weight, x, x_q8, y, rows, counts, experts: None, label };
         let products = weights.iter().map(product).collect();
         Linear { products, adapters: adapters.zip(self.adapters.h.as_ref()), rows: &a.rows, row_ids: None }
     }

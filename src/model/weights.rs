@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::{ModelConfig, WeightFormats, tensors::biased};
+use super::{
+    ModelConfig, WeightFormats,
+    tensors::{EXPERTS, ROUTER, biased, is_router},
+};
 use crate::{
     Error, ErrorKind, Result,
     checkpoint::{Checkpoint, DType, Rotary, TensorView},
     gpu::{Buffer, Gpu},
-    ops::Weight,
-    quant::Format,
+    ops::{RouteShape, Weight},
+    quant::{F32, Format},
 };
 
 /// Name of the matrix with a row for each token.
@@ -29,9 +32,11 @@ pub struct Layer {
     pub o: Vec<Weight>,
     /// `[hidden]`, `f32`.
     pub post_attention_norm: Buffer,
-    /// gate and up: `[2 * intermediate, hidden]`, in the order of [`Rows::GateUp`].
+    /// What gives the experts' logits, `[experts, hidden]`, `f32`.
+    pub router: Option<Weight>,
+    /// gate and up: `[2 * intermediate, hidden]`, in the order of [`Rows::GateUp`]; of each expert, if there are any.
     pub gate_up: Vec<Weight>,
-    /// `[hidden, intermediate]`.
+    /// `[hidden, intermediate]`; of each expert.
     pub down: Vec<Weight>,
 }
 
@@ -77,7 +82,11 @@ impl Weights {
         let layer = |index| -> Result<Layer> {
             let [qkv, o, gate_up, down] =
                 Stack::of_block(config, index).map(|stack| stack.allocate(gpu, &formats));
+            let router = config
+                .experts
+                .map(|shape| Weight::allocate(gpu, "router", &F32, shape.experts, config.hidden_size as u32));
             Ok(Layer {
+                router: router.transpose()?,
                 input_norm: norm()?,
                 qkv: qkv?,
                 o: o?,
@@ -137,6 +146,9 @@ impl Weights {
             for (stack, weights) in Stack::of_block(config, index).into_iter().zip(weights) {
                 loader.stack(weights, stack)?;
             }
+            if let Some(router) = &layer.router {
+                loader.matrix(router, &(vec![name(ROUTER)], Rows::Same))?;
+            }
         }
         let single = |name: &str| (vec![name.to_owned()], Rows::Same);
         loader.matrix(&self.embed_tokens, &single(EMBEDDING))?;
@@ -170,6 +182,7 @@ impl Weights {
         let matrices =
             self.layers.iter().flat_map(|Layer { qkv, o, gate_up, down, .. }| [qkv, o, gate_up, down]);
         let matrices = matrices.flatten().chain([&self.embed_tokens]).chain(&self.lm_head);
+        let matrices = matrices.chain(self.layers.iter().flat_map(|layer| &layer.router));
         for (seed, weight) in (seed.wrapping_add(1)..).zip(matrices) {
             weight.fill_random(gpu, seed, 1.0 / (weight.cols as f32).sqrt())?;
             gpu.flush()?;
@@ -193,7 +206,8 @@ impl Weights {
         super::expected_tensors(config).iter().try_fold(0u64, |sum, (name, shape)| {
             let bytes = match shape[..] {
                 [rows, cols] => {
-                    let (codes, scales) = formats.of(name).plane_bytes(rows, cols)?;
+                    let format = if is_router(name) { &F32 } else { formats.of(name) };
+                    let (codes, scales) = format.plane_bytes(rows, cols)?;
                     codes.checked_add(scales)?
                 }
                 _ => 4 * shape.iter().map(|size| *size as u64).product::<u64>(),
@@ -212,7 +226,9 @@ pub fn matrix_bytes(config: &ModelConfig, formats: &WeightFormats) -> BTreeMap<&
     };
     for stack in (0..config.num_hidden_layers).flat_map(|index| Stack::of_block(config, index)) {
         let runs = stack.runs(formats).into_iter();
-        runs.for_each(|run| add(stack.label, run.format, run.rows as usize, run.cols as usize));
+        runs.for_each(|run| {
+            add(stack.label, run.format, (run.experts * run.rows) as usize, run.cols as usize)
+        });
     }
     let lm_head = if config.tie_word_embeddings { EMBEDDING } else { LM_HEAD };
     add("lm_head", formats.of(lm_head), config.vocab_size, config.hidden_size);
@@ -228,6 +244,8 @@ pub(super) struct Stack {
     order: Rows,
     /// Whether each tensor has a bias beside it.
     biased: bool,
+    /// Matrices, one for each expert.
+    experts: u32,
 }
 
 /// A matrix of a [`Stack`]: rows in one format.
@@ -235,6 +253,7 @@ pub(super) struct Run {
     pub format: &'static Format,
     pub rows: u32,
     pub cols: u32,
+    experts: u32,
     first_output: u32,
     output_step: u32,
 }
@@ -250,21 +269,46 @@ impl Stack {
                 |(part, rows): &(&str, usize)| (format!("model.layers.{index}.{part}_proj.weight"), *rows);
             let tensors: Vec<_> = parts.iter().map(named).collect();
             let biased = biased(&tensors[0].0, config);
-            Self { label, tensors, cols, order, biased }
+            Self { label, tensors, cols, order, biased, experts: 1 }
+        };
+        let of_experts = |experts: u32, label, parts: &[&str], rows, cols| {
+            let name = move |expert: u32, part: &str| {
+                format!("model.layers.{index}.{EXPERTS}.{expert}.{part}.weight")
+            };
+            let named = |expert| parts.iter().map(move |part| (name(expert, part), rows));
+            let order = Rows::Experts { parts: parts.len(), rows: parts.len() * rows };
+            let tensors = (0..experts).flat_map(named).collect();
+            Self { label, tensors, cols, order, biased: false, experts }
         };
         let qkv = [("self_attn.q", heads), ("self_attn.k", kv), ("self_attn.v", kv)];
         let gate_up = [("mlp.gate", intermediate), ("mlp.up", intermediate)];
+        let (gate_up, down) = match config.experts {
+            None => (
+                stack("gate_up", &gate_up, hidden, Rows::GateUp),
+                stack("down", &[("mlp.down", hidden)], intermediate, Rows::Same),
+            ),
+            Some(RouteShape { experts, .. }) => (
+                of_experts(experts, "gate_up", &["w1", "w3"], intermediate, hidden),
+                of_experts(experts, "down", &["w2"], hidden, intermediate),
+            ),
+        };
         [
             stack("qkv", &qkv, hidden, Rows::qkv(config, Rotary::Neighbours)),
             stack("o", &[("self_attn.o", hidden)], heads, Rows::Same),
-            stack("gate_up", &gate_up, hidden, Rows::GateUp),
-            stack("down", &[("mlp.down", hidden)], intermediate, Rows::Same),
+            gate_up,
+            down,
         ]
     }
 
     /// The matrices that it consists of: one, unless its tensors are in different formats.
     pub fn runs(&self, formats: &WeightFormats) -> Vec<Run> {
         let alike = self.tensors.iter().all(|(name, _)| formats.of(name) == formats.of(&self.tensors[0].0));
+        if let Rows::Experts { rows, .. } = self.order {
+            // Experts in different formats, which nobody writes, are brought to one that loses nothing of theirs.
+            let format = if alike { formats.of(&self.tensors[0].0) } else { &F32 };
+            let (rows, cols, experts) = (rows as u32, self.cols as u32, self.experts);
+            return vec![Run { format, rows, cols, experts, first_output: 0, output_step: 1 }];
+        }
         // Tensors whose rows alternate begin one after the other.
         let (apart, output_step) = match self.order {
             Rows::GateUp if !alike => (true, self.tensors.len() as u32),
@@ -276,7 +320,7 @@ impl Stack {
             let (format, rows, cols) = (formats.of(name), *rows as u32, self.cols as u32);
             match runs.last_mut() {
                 Some(last) if last.format == format && !apart => last.rows += rows,
-                _ => runs.push(Run { format, rows, cols, first_output, output_step }),
+                _ => runs.push(Run { format, rows, cols, experts: 1, first_output, output_step }),
             }
             first_output += if apart { 1 } else { rows };
         }
@@ -287,7 +331,8 @@ impl Stack {
         let outputs: usize = self.tensors.iter().map(|(_, rows)| rows).sum();
         let bias = self.biased.then(|| gpu.allocate("bias", 4 * outputs as u64)).transpose()?;
         let weight = |run: Run| {
-            let weight = Weight::allocate(gpu, self.label, run.format, run.rows, run.cols)?;
+            let weight =
+                Weight::allocate_experts(gpu, self.label, run.format, run.experts, run.rows, run.cols)?;
             Ok(Weight { bias: bias.clone(), ..weight.at(run.first_output, run.output_step) })
         };
         self.runs(formats).into_iter().map(weight).collect()
@@ -311,6 +356,14 @@ pub enum Rows {
     },
     /// Gate and up in turns.
     GateUp,
+    /// Matrices of `rows` rows, one for each expert, each of the rows of as many tensors as there are `parts` in
+    /// turns.
+    Experts {
+        /// Tensors of an expert.
+        parts: usize,
+        /// Their rows.
+        rows: usize,
+    },
 }
 
 impl Rows {
@@ -326,6 +379,7 @@ impl Rows {
         match self {
             Self::Same => (0, row),
             Self::GateUp => (row % 2, row / 2),
+            Self::Experts { parts, rows } => (row / rows * parts + row % parts, row % rows / parts),
             Self::Qkv { parts: [q, k], span } => {
                 let dim = row % span;
                 let turned = row - dim + dim / 2 + dim % 2 * (span / 2);
@@ -409,8 +463,9 @@ impl<'a> Loader<'a> {
         let step = (STAGING_VALUES as u32 / weight.cols).max(2) & !1;
         let blocks = format.blocks(cols);
         let (row_codes, row_scales) = (blocks * format.code_words, blocks * format.scale_halves);
-        for first in (0..weight.rows).step_by(step as usize) {
-            let rows = first..weight.rows.min(first + step);
+        let all = weight.experts * weight.rows;
+        for first in (0..all).step_by(step as usize) {
+            let rows = first..all.min(first + step);
             let sources: Vec<_> = rows
                 .map(|row| order.source((weight.first_output + weight.output_step * row) as usize))
                 .map(|(tensor, row)| (&tensors[tensor], row))

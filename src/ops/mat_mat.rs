@@ -2,7 +2,7 @@
 
 use super::{
     Operation, Variant,
-    matmul::MatmulParams,
+    matmul::{EXPERTS, MatmulParams},
     weight::{reads_f16, reads_integers, weight_key},
 };
 use crate::{
@@ -20,6 +20,8 @@ pub struct MatMatShape {
     /// Most rows of activations that it is made for, one of [`RowCount::MANY`](super::RowCount::MANY);
     /// right for more, too.
     pub most: u32,
+    /// Whether the weight is a matrix for each expert, which multiplies this expert's rows.
+    pub experts: bool,
 }
 
 /// Constants that every kernel has: outputs that a workgroup computes, rows of activations and rows of the weight.
@@ -52,6 +54,7 @@ fn key(shader: &'static str, shape: &MatMatShape, [rows, cols]: [u32; 2]) -> Ker
         .with::<MatmulParams>()
         .constant(TILE_ROWS, rows)
         .constant(TILE_COLS, cols)
+        .flag(EXPERTS, shape.experts)
 }
 
 /// A tile of `rows` by `cols`, of which each invocation computes `each`.

@@ -2,7 +2,7 @@
 
 use super::{
     Operation, Variant,
-    matmul::MatmulParams,
+    matmul::{EXPERTS, MatmulParams},
     weight::{reads_f16, reads_integers, weight_key},
 };
 use crate::{
@@ -19,6 +19,8 @@ pub struct MatVecShape {
     pub cols: u32,
     /// Whether the activations are there in 8-bit codes, too.
     pub q8: bool,
+    /// Whether the weight is a matrix for each expert, which multiplies this expert's rows, `cols` at a time.
+    pub experts: bool,
 }
 
 /// Weight rows that a workgroup, or an invocation by itself, computes.
@@ -30,6 +32,7 @@ fn key(shader: &'static str, shape: &MatVecShape, rows: u32, workgroup: u32) -> 
         .constant("COLS", shape.cols)
         .constant(ROWS, rows)
         .constant("WORKGROUP", workgroup)
+        .flag(EXPERTS, shape.experts)
 }
 
 /// Few enough rows that their sums stay in registers.

@@ -1,7 +1,7 @@
 //! Products of activations with weight matrices.
 
 use super::{
-    MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, RowCount, Weight, mat_mat::mat_mat_tile,
+    MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, RouteShape, Routes, RowCount, Weight, mat_mat::mat_mat_tile,
     mat_vec::mat_vec_workgroups,
 };
 use crate::{
@@ -16,23 +16,29 @@ uniform! {
     pub(super) struct MatmulParams { first_row: u32, row_step: u32, rows: u32, blocks: u32, y_stride: u32, slot: u32 }
 }
 
-/// `y = x · weightᵀ`, plus the bias of a weight that has one.
+/// Flag of kernels for weights that have a matrix for each expert.
+pub(super) const EXPERTS: &str = "experts";
+
+/// `y = x · weightᵀ`, plus the bias of a weight that has one; with experts, every row of `x` times its own expert's
+/// matrix.
 ///
 /// A row of `y` has the same bits for every [`RowCount::Few`].
 pub struct Matmul<'a> {
     /// `[outputs, inputs]`.
     pub weight: &'a Weight,
-    /// `[rows, inputs]`.
+    /// `[rows, inputs]`; with experts, `[rows * chosen, inputs]` in the order of the routes.
     pub x: &'a Tensor,
     /// Room for `x` in 8-bit codes, for kernels that multiply integers. Without it, none is chosen.
     pub x_q8: Option<&'a Q8Tensor>,
-    /// `[rows, outputs]`, with all outputs of the weights that write to it.
+    /// `[rows, outputs]`, with all outputs of the weights that write to it; with experts, `[rows * chosen, outputs]`.
     pub y: &'a Tensor,
-    /// How many rows.
+    /// How many rows, each counted once however many experts it goes through.
     pub rows: RowCount,
     /// The counts of the replay as `u32`, which the caller writes for every batch. Read for
     /// [`RowCount::Many`] only.
     pub counts: &'a Buffer,
+    /// Which rows are those of which expert; of a weight with experts.
+    pub experts: Option<&'a Routes>,
     /// Name in profiles.
     pub label: &'static str,
 }
@@ -74,18 +80,33 @@ impl<'a> Matmul<'a> {
         Ok(self.x_q8.filter(|_| reads_q8).map_or(Activation::F32(self.x), Activation::Q8))
     }
 
+    /// Rows that a matrix multiplies, on average: what kernels are made for, though right for more.
+    fn rows_each(&self) -> RowCount {
+        let Some(RouteShape { experts, chosen }) = self.experts.map(|routes| routes.shape) else {
+            return self.rows;
+        };
+        let share = |rows: u32| (rows * chosen).div_ceil(experts);
+        match self.rows {
+            RowCount::Few(rows) => RowCount::Few(share(rows)),
+            RowCount::Many { most: u32::MAX, .. } => self.rows,
+            RowCount::Many { slot, most } => RowCount::many(slot, share(most)),
+        }
+    }
+
     /// What computes the product, but for a bias.
     fn choose(&self, gpu: &Gpu) -> Result<KernelKey> {
         let format = self.weight.format;
-        let subject = subject(format, self.weight.rows, self.weight.cols, self.rows);
-        match self.rows {
+        let rows = self.rows_each();
+        let subject = subject(format, self.weight.rows, self.weight.cols, rows);
+        let (q8, experts) = (self.x_q8.is_some(), self.experts.is_some());
+        match rows {
             RowCount::Few(cols) => {
                 assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
-                let shape = MatVecShape { format, cols, q8: self.x_q8.is_some() };
+                let shape = MatVecShape { format, cols, q8, experts };
                 Ok((MAT_VEC.variant_for(gpu, &shape, subject)?.key)(&shape))
             }
             RowCount::Many { most, .. } => {
-                let shape = MatMatShape { format, q8: self.x_q8.is_some(), most };
+                let shape = MatMatShape { format, q8, most, experts };
                 Ok((MAT_MAT.variant_for(gpu, &shape, subject)?.key)(&shape))
             }
         }
@@ -99,17 +120,22 @@ impl<'a> Matmul<'a> {
         let weight = self.weight;
         let last = weight.first_output + weight.output_step * (weight.rows - 1);
         assert!(self.x.cols == weight.cols && last < self.y.cols, "shapes differ");
+        assert_eq!(self.experts.map_or(1, |routes| routes.shape.experts), weight.experts, "experts");
         let key = self.choose(gpu)?.flag(BIAS, weight.bias.is_some());
         let kernel = gpu.kernel(&key)?;
         let slot = if let RowCount::Many { slot, .. } = self.rows { slot } else { 0 };
         for part in &weight.parts {
+            // Whole matrices, or a part of one.
+            let rows = part.rows.min(weight.rows);
+            let matrices = part.rows / rows;
+            let first_matrix = part.first_row / weight.rows;
             let params = gpu.uniform(&MatmulParams {
-                first_row: weight.first_output + weight.output_step * part.first_row,
+                first_row: weight.first_output + weight.output_step * (part.first_row % weight.rows),
                 row_step: weight.output_step,
-                rows: part.rows,
+                rows,
                 blocks: weight.blocks(),
                 y_stride: self.y.stride(),
-                slot: slot as u32,
+                slot: if self.experts.is_some() { first_matrix } else { slot as u32 },
             })?;
             let mut bindings = vec![("params", &params), ("y", &self.y.buffer)];
             match self.x_q8.filter(|_| reads_q8(&key)) {
@@ -118,19 +144,29 @@ impl<'a> Matmul<'a> {
             }
             bindings.extend(part.bindings());
             bindings.extend(weight.bias.iter().map(|bias| ("bias", bias)));
-            let fixed = part.bytes() as f64;
-            let (grid, each) = match self.rows {
-                RowCount::Few(_) => {
-                    let workgroups = mat_vec_workgroups(&key, part.rows);
-                    ([workgroups, 1, 1].map(Extent::Fixed), 0.0)
+            // Of all rows, those that a matrix multiplies; of few, no more matrices than have one are read.
+            let share = self
+                .experts
+                .map_or(1.0, |Routes { shape, .. }| f64::from(shape.chosen) / f64::from(shape.experts));
+            if let Some(Routes { offsets, .. }) = self.experts {
+                bindings.push(("offsets", offsets));
+            }
+            let bytes = part.bytes() as f64;
+            let (grid, fixed, each) = match self.rows {
+                RowCount::Few(count) => {
+                    let grid = [mat_vec_workgroups(&key, rows), matrices, 1].map(Extent::Fixed);
+                    (grid, bytes * (share * f64::from(count)).min(1.0), 0.0)
                 }
                 RowCount::Many { .. } => {
-                    bindings.push(("counts", self.counts));
+                    if self.experts.is_none() {
+                        bindings.push(("counts", self.counts));
+                    }
                     let (tile_rows, tile_cols) = mat_mat_tile(&key);
-                    let tiles = Extent::Fixed(part.rows.div_ceil(tile_cols));
-                    let grid = [tiles, Extent::Count { slot, per: tile_rows }, Extent::Fixed(1)];
+                    let tiles = Extent::Fixed(rows.div_ceil(tile_cols));
+                    let grid = [tiles, Extent::Count { slot, per: tile_rows }, Extent::Fixed(matrices)];
                     // 16 operations take about as long as a byte from memory.
-                    (grid, 2.0 * f64::from(part.rows) * f64::from(weight.cols) / 16.0)
+                    let operations = 2.0 * f64::from(part.rows) * f64::from(weight.cols);
+                    (grid, bytes, share * operations / 16.0)
                 }
             };
             let cost = Cost { fixed, slot, each };

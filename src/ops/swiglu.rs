@@ -9,7 +9,7 @@ use crate::{
 };
 
 uniform! {
-    struct SwigluParams { cols: u32, stride: u32, y_stride: u32 }
+    struct SwigluParams { cols: u32, stride: u32, y_stride: u32, per_row: u32 }
 }
 
 const WORKGROUP: u32 = 256;
@@ -31,10 +31,12 @@ pub static SWIGLU: Operation<ActivationFormat> = Operation {
 
 /// `y = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
 pub struct Swiglu<'a> {
-    /// `[rows, 2 * cols]`: gate and up of each column.
+    /// `[rows * per_row, 2 * cols]`: gate and up of each column.
     pub gate_up: &'a Tensor,
-    /// Result, `[rows, cols]`.
+    /// Result, `[rows * per_row, cols]`.
     pub y: Activation<'a>,
+    /// How many there are for each row of the batch: with experts, as many as it goes through.
+    pub per_row: u32,
 }
 
 impl Swiglu<'_> {
@@ -49,14 +51,14 @@ impl Swiglu<'_> {
         let cols = self.y.cols();
         assert!(self.gate_up.cols == 2 * cols, "shapes differ");
         let (_, kernel) = SWIGLU.choose(gpu, &self.y.format())?;
-        let params =
-            gpu.uniform(&SwigluParams { cols, stride: self.gate_up.stride(), y_stride: self.y.stride() })?;
+        let (stride, y_stride, per_row) = (self.gate_up.stride(), self.y.stride(), self.per_row);
+        let params = gpu.uniform(&SwigluParams { cols, stride, y_stride, per_row })?;
         let mut bindings = vec![("params", &params), ("gate_up", &self.gate_up.buffer)];
         bindings.extend(self.y.outputs());
         let slot = count::ROWS;
-        let grid =
-            [Extent::Count { slot, per: 1 }, Extent::Fixed(cols.div_ceil(WORKGROUP)), Extent::Fixed(1)];
-        let cost = Cost { fixed: 0.0, slot, each: 12.0 * f64::from(cols) };
+        let workgroups = Extent::Fixed(cols.div_ceil(WORKGROUP));
+        let grid = [Extent::Count { slot, per: 1 }, workgroups, Extent::Fixed(per_row)];
+        let cost = Cost { fixed: 0.0, slot, each: 12.0 * f64::from(cols * per_row) };
         recording.push(Step::new(gpu, "swiglu", kernel, &bindings, grid, cost)?);
         Ok(())
     }

@@ -125,12 +125,15 @@ pub fn compositions() -> Vec<KernelKey> {
             shapes.filter(|shape| shape.supported().is_ok())
         })
     };
-    let mat_vec = FORMATS
-        .into_iter()
-        .flat_map(|format| (1..=8).map(move |cols| MatVecShape { format, cols, q8: true }));
-    let mat_mat = FORMATS
-        .into_iter()
-        .flat_map(|format| RowCount::MANY.map(|most| MatMatShape { format, q8: true, most }));
+    let with_experts = || FORMATS.into_iter().flat_map(|format| [(format, false), (format, true)]);
+    let mat_vec = with_experts().flat_map(|(format, experts)| {
+        (1..=8).map(move |cols| MatVecShape { format, cols, q8: true, experts })
+    });
+    let mat_mat = with_experts().flat_map(|(format, experts)| {
+        RowCount::MANY.map(|most| MatMatShape { format, q8: true, most, experts })
+    });
+    let route = [(2, 1), (8, 2), (MAX_EXPERTS, 4)];
+    let route = route.map(|(experts, chosen)| RouteShape { experts, chosen });
     let formats = [ActivationFormat::F32, ActivationFormat::Q8];
     let rms_norm = || {
         let sources = [(false, false), (true, false), (false, true), (true, true)];
@@ -164,6 +167,9 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&LORA_DOWN, lora_down()),
         keys(&LORA_UP, lora_up()),
         keys(&SWIGLU, formats),
+        keys(&ROUTE, route),
+        keys(&GATHER, formats),
+        keys(&EXPERT_SUM, [()]),
         keys(&RESIDUAL_ADD, [()]),
         keys(&ADJUST_LOGITS, [()]),
         keys(&TOP_K, [()]),

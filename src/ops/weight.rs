@@ -19,7 +19,7 @@ const PART_ROWS: u64 = 65_534;
 /// Four weights, what the shaders decode at once; this many are a block.
 pub(super) const QUADS: u32 = BLOCK as u32 / 4;
 
-/// A weight matrix `[rows, cols]`, every row padded to whole blocks, split by rows into parts.
+/// A weight matrix `[rows, cols]`, or one for each expert, every row padded to whole blocks, split by rows into parts.
 #[derive(Debug)]
 pub struct Weight {
     /// How blocks are stored.
@@ -32,16 +32,19 @@ pub struct Weight {
     pub first_output: u32,
     /// Columns of a product from one row's to the next's.
     pub output_step: u32,
+    /// Number of matrices, one after the other.
+    pub experts: u32,
     /// In the order of their rows.
     pub parts: Vec<WeightPart>,
     /// What a product adds to its outputs, `f32`, one for each column of the product.
     pub bias: Option<Buffer>,
 }
 
-/// Neighbouring rows of a [`Weight`], small enough to be bound by a kernel.
+/// Neighbouring rows of a [`Weight`], small enough to be bound by a kernel: rows of one matrix, or several
+/// matrices as a whole.
 #[derive(Debug)]
 pub struct WeightPart {
-    /// Its first row in the whole matrix, even.
+    /// Its first row in the whole weight, even.
     pub first_row: u32,
     /// Number of rows.
     pub rows: u32,
@@ -58,10 +61,29 @@ impl Weight {
     /// [`ErrorKind::Argument`] when the format does not take so many columns; [`ErrorKind::OutOfMemory`] when
     /// the device has no room or two rows alone exceed a binding; as [`Gpu::allocate`].
     pub fn allocate(gpu: &Gpu, label: &str, format: &'static Format, rows: u32, cols: u32) -> Result<Self> {
-        Self::allocate_parts(gpu, label, format, rows, cols, gpu.limits().binding.min(PART_BYTES))
+        Self::allocate_experts(gpu, label, format, 1, rows, cols)
     }
 
-    /// As [`Weight::allocate`], with parts of at most `part_bytes` in a plane.
+    /// As [`Weight::allocate`], with a matrix for each of `experts`.
+    ///
+    /// # Errors
+    /// As [`Weight::allocate`].
+    ///
+    /// # Panics
+    /// When there are several experts of an odd number of rows.
+    pub fn allocate_experts(
+        gpu: &Gpu,
+        label: &str,
+        format: &'static Format,
+        experts: u32,
+        rows: u32,
+        cols: u32,
+    ) -> Result<Self> {
+        let part_bytes = gpu.limits().binding.min(PART_BYTES);
+        Self::allocate_parts(gpu, label, format, experts, rows, cols, part_bytes)
+    }
+
+    /// As [`Weight::allocate_experts`], with parts of at most `part_bytes` in a plane.
     ///
     /// # Errors
     /// As [`Weight::allocate`].
@@ -69,20 +91,24 @@ impl Weight {
         gpu: &Gpu,
         label: &str,
         format: &'static Format,
+        experts: u32,
         rows: u32,
         cols: u32,
         part_bytes: u64,
     ) -> Result<Self> {
         format.check_cols(label, cols as usize)?;
+        assert!(experts == 1 || rows.is_multiple_of(2), "{experts} experts of {rows} rows");
         let row_bytes = 4 * format.code_words as u64 * format.blocks(cols as usize) as u64;
-        let part_rows = (part_bytes / row_bytes.max(1)).min(PART_ROWS) as u32 & !1;
-        if part_rows == 0 {
+        let most = (part_bytes / row_bytes.max(1)).min(PART_ROWS) as u32 & !1;
+        if most == 0 {
             let expected = format!("at most {part_bytes} bytes in two rows");
             let found = format!("{} bytes", 2 * row_bytes);
             return Err(Error::expected(ErrorKind::OutOfMemory, label, expected, found));
         }
+        // Runs of rows that are cut into parts by themselves: all matrices, several of which fit into a part, or each.
+        let (run, part_rows) = if rows <= most { (experts * rows, most / rows * rows) } else { (rows, most) };
         let part = |first_row: u32| {
-            let rows = part_rows.min(rows - first_row);
+            let rows = part_rows.min(run - first_row % run);
             let planes = format.plane_bytes(rows as usize, cols as usize);
             let (codes, scales) = planes.expect("no more than the bytes of a part");
             Ok(WeightPart {
@@ -92,8 +118,11 @@ impl Weight {
                 scales: if scales > 0 { Some(gpu.allocate(label, scales)?) } else { None },
             })
         };
-        let parts = (0..rows).step_by(part_rows as usize).map(part).collect::<Result<_>>()?;
-        Ok(Self { format, rows, cols, first_output: 0, output_step: 1, parts, bias: None })
+        let first_rows = (0..experts * rows)
+            .step_by(run as usize)
+            .flat_map(|first| (first..first + run).step_by(part_rows as usize));
+        let parts = first_rows.map(part).collect::<Result<_>>()?;
+        Ok(Self { format, rows, cols, experts, first_output: 0, output_step: 1, parts, bias: None })
     }
 
     /// The same, for products whose columns `first_output + output_step * row` are those of its rows.
@@ -106,7 +135,16 @@ impl Weight {
     /// # Errors
     /// As [`Weight::allocate`].
     pub fn from_matrix(gpu: &Gpu, label: &str, matrix: &Matrix) -> Result<Self> {
-        let weight = Self::allocate(gpu, label, matrix.format, matrix.rows as u32, matrix.cols as u32)?;
+        Self::from_experts(gpu, label, 1, matrix)
+    }
+
+    /// A copy of the matrices of `experts`, which lie one after the other in `matrix`.
+    ///
+    /// # Errors
+    /// As [`Weight::allocate_experts`].
+    pub fn from_experts(gpu: &Gpu, label: &str, experts: u32, matrix: &Matrix) -> Result<Self> {
+        let (rows, cols) = (matrix.rows as u32 / experts, matrix.cols as u32);
+        let weight = Self::allocate_experts(gpu, label, matrix.format, experts, rows, cols)?;
         weight.write_rows(gpu, 0, &matrix.codes, &matrix.scales);
         Ok(weight)
     }
@@ -120,8 +158,9 @@ impl Weight {
         let blocks = self.format.blocks(self.cols as usize);
         let (row_codes, row_scales) = (blocks * self.format.code_words, blocks * self.format.scale_halves);
         let end_row = first_row + (codes.len() / row_codes) as u32;
-        assert!(first_row.is_multiple_of(2) && end_row <= self.rows, "rows {first_row}..{end_row}");
-        assert!(end_row.is_multiple_of(2) || end_row == self.rows, "rows {first_row}..{end_row}");
+        let rows = self.experts * self.rows;
+        assert!(first_row.is_multiple_of(2) && end_row <= rows, "rows {first_row}..{end_row} of {rows}");
+        assert!(end_row.is_multiple_of(2) || end_row == rows, "rows {first_row}..{end_row} of {rows}");
         assert_eq!(scales.len(), (end_row - first_row) as usize * row_scales, "scales");
         for part in &self.parts {
             let begin = first_row.max(part.first_row);

@@ -2,7 +2,8 @@
 
 use super::{BLOCK, Format, Ggml, ggml::words};
 
-pub(super) static F32: Format = Format {
+/// Weights as they are.
+pub static F32: Format = Format {
     name: "f32",
     block: BLOCK,
     code_words: BLOCK,

@@ -28,6 +28,7 @@ use rayon::prelude::*;
 use crate::{Error, ErrorKind, Result};
 
 pub use f16::round as round_f16;
+pub use f32::F32;
 pub use ggml::{Ggml, by_ggml};
 pub use matrix::Matrix;
 pub(crate) use packed::pack as pack_codes;

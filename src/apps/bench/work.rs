@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use super::Case;
 use crate::{
     model::{EMBEDDING, Fit, KvCache, ModelConfig, ModelOptions, WeightFormats, matrix_bytes},
-    ops::{PAGE, Roofline},
+    ops::{PAGE, Roofline, RouteShape},
 };
 
 /// Bytes that have to be read from memory, or written, and operations of arithmetic, a multiply-add being two.
@@ -75,12 +75,21 @@ impl Pass {
             let operations = 2.0 * outputs as f64 * inputs as f64 * rows;
             (label, Work { bytes: stored_bytes[label] as f64, operations: count * operations })
         };
+        // With experts, every row goes through some, and no more are read than rows can choose.
+        let experts = |label, outputs: usize, inputs: usize| {
+            let Some(RouteShape { experts, chosen }) = config.experts else {
+                return product(label, outputs, inputs, rows, layers);
+            };
+            let pairs = rows * f64::from(chosen);
+            let (label, Work { bytes, operations }) = product(label, outputs, inputs, pairs, layers);
+            (label, Work { bytes: bytes * (pairs / f64::from(experts)).min(1.0), operations })
+        };
         let mut all = vec![
             product("qkv", heads + 2 * kv_heads, hidden, rows, layers),
             ("attention", self.attention(stored)),
             product("o", hidden, heads, rows, layers),
-            product("gate_up", 2 * intermediate, hidden, rows, layers),
-            product("down", hidden, intermediate, rows, layers),
+            experts("gate_up", 2 * intermediate, hidden),
+            experts("down", hidden, intermediate),
         ];
         if self.logits {
             all.push(product("lm_head", config.vocab_size, hidden, f64::from(self.sequences), 1.0));

@@ -81,7 +81,7 @@ pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
 /// Shapes of one row and of eight: other numbers of rows differ in nothing but that number. With `bias`, some have one.
 pub async fn mat_vec(test: &mut SelfTest<'_>, format: &'static Format, bias: bool) -> Result<()> {
     for (cols, bias) in [(1, false), (8, false), (1, bias)].into_iter().take(2 + usize::from(bias)) {
-        let shape = MatVecShape { format, cols, q8: true };
+        let shape = MatVecShape { format, cols, q8: true, experts: false };
         product(test, &MAT_VEC, &shape, Product::new(format, RowCount::Few(cols), cols, bias)).await?;
     }
     Ok(())
@@ -92,7 +92,7 @@ pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format, bias: boo
     let cases = RowCount::MANY.map(|most| (most, false)).into_iter();
     for (most, bias) in cases.chain(bias.then_some((RowCount::MANY[0], true))) {
         let rows = most.min(80) - 3;
-        let shape = MatMatShape { format, q8: true, most };
+        let shape = MatMatShape { format, q8: true, most, experts: false };
         let rows = (RowCount::many(count::ROWS, rows), rows);
         product(test, &MAT_MAT, &shape, Product::new(format, rows.0, rows.1, bias)).await?;
     }
@@ -168,7 +168,16 @@ impl Product {
         let counts = gpu.upload("counts", &[self.count])?;
         let mut recording = Recording::default();
         let (rows, label) = (self.rows, "self-test");
-        let matmul = Matmul { weight: &weight, x: &x, x_q8: Some(&q8), y: &y, rows, counts: &counts, label };
+        let matmul = Matmul {
+            weight: &weight,
+            x: &x,
+            x_q8: Some(&q8),
+            y: &y,
+            rows,
+            counts: &counts,
+            experts: None,
+            label,
+        };
         if matmul.reads_q8(gpu)? {
             Quantize { x: &x, q8: &q8, rows }.record(gpu, &mut recording)?;
         }

@@ -86,7 +86,7 @@ pub async fn swiglu(test: &mut SelfTest<'_>) -> Result<()> {
             let gate_up = Tensor::from_values(gpu, "gate_up", &values, 2 * COLS as u32)?;
             let y = Output::new(gpu, format, ROWS as u32, COLS as u32)?;
             let mut recording = Recording::default();
-            Swiglu { gate_up: &gate_up, y: y.activation() }.record(gpu, &mut recording)?;
+            Swiglu { gate_up: &gate_up, y: y.activation(), per_row: 1 }.record(gpu, &mut recording)?;
             gpu.replay(&recording, &[ROWS as u64], None)?;
             y.error(gpu, &expected, |index| expected[index].abs()).await
         })

@@ -31,7 +31,7 @@ const MANY: u32 = 128;
 
 pub fn mat_vec(tuner: &mut Tuner, matrix: &TuneMatrix) -> Result<()> {
     let format = matrix.format;
-    let shapes = FEW.map(|cols| MatVecShape { format, cols, q8: true });
+    let shapes = FEW.map(|cols| MatVecShape { format, cols, q8: true, experts: false });
     product(tuner, &MAT_VEC, &shapes, matrix, &FEW.map(|rows| (RowCount::Few(rows), rows)))
 }
 
@@ -39,7 +39,7 @@ pub fn mat_vec(tuner: &mut Tuner, matrix: &TuneMatrix) -> Result<()> {
 pub fn mat_mat(tuner: &mut Tuner, matrix: &TuneMatrix, most: u32) -> Result<()> {
     let format = matrix.format;
     let rows = (RowCount::many(count::ROWS, most), most.min(MANY));
-    product(tuner, &MAT_MAT, &[MatMatShape { format, q8: true, most }], matrix, &[rows])
+    product(tuner, &MAT_MAT, &[MatMatShape { format, q8: true, most, experts: false }], matrix, &[rows])
 }
 
 /// Some of a model's matrices, with activations for them, all zero.
@@ -75,7 +75,8 @@ impl Layers {
                 let Self { weights, x, x_q8, y } = self;
                 let (weight, rows, label) = (&weights[index % weights.len()], row_count, "tuning");
                 // What computes activations writes their codes as well.
-                Matmul { weight, x, x_q8: Some(x_q8), y, rows, counts: &counts, label }.record(gpu, recording)
+                Matmul { weight, x, x_q8: Some(x_q8), y, rows, counts: &counts, experts: None, label }
+                    .record(gpu, recording)
             })
         };
         let recorders = rows.iter().map(recorder).collect::<Result<Vec<_>>>()?;
