@@ -384,9 +384,10 @@ fn parts_are_one_matrix() {
 #[test]
 fn every_product_adds_its_bias() {
     let added = |gpu: &Gpu, format: &'static Format, rows: RowCount, n: u32, what: &str| {
-        let matrix = matrix(format, 33, 96);
+        let cols = round_up(format, 96);
+        let matrix = matrix(format, 33, cols);
         let mut weight = in_parts(gpu, &matrix);
-        let x = random(n, (n * 96) as usize);
+        let x = random(n, (n * cols) as usize);
         let mut expected = product(gpu, &weight, &x, rows, n);
         let bias: Vec<f32> = random(9, 33).iter().map(|value| 10.0 * value).collect();
         reference::add_bias(&mut expected, &bias);
