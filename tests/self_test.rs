@@ -159,7 +159,9 @@ fn faults_are_found() {
         ("mat_mat_registers", "j, scales[col]);", "j, WeightScale(1.0));", |variant| {
             variant == "mat_mat/registers"
         }),
-        ("mat_mat_matrices", "= border[i]", "= border[0]", |variant| variant.starts_with("mat_mat/matrices")),
+        ("mat_mat_matrices", "col, border[i]", "col, border[0]", |variant| {
+            variant.starts_with("mat_mat/matrices")
+        }),
         ("swiglu", "/ (1.0 + small)", "/ (1.00001 + small)", |variant| of(variant, &["swiglu"])),
         ("lora_down", "total += partial_sums[i]", "total = partial_sums[i]", |variant| {
             of(variant, &["lora_down", "lora_up"])
