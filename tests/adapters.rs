@@ -2,6 +2,7 @@
 
 mod device;
 mod golden;
+mod logits;
 
 use std::{
     path::{Path, PathBuf},
@@ -10,6 +11,7 @@ use std::{
 
 use device::{FLOOR, GPU, largest};
 use golden::Golden;
+use logits::{difference, exact_options, logits};
 use mistral_wgpu::{
     ErrorKind,
     checkpoint::{Checkpoint, DType},
@@ -81,34 +83,10 @@ fn load(gpu: &Gpu, base: &str, adapters: &[AdapterSource], format: Option<&str>)
     let format = by_name(format.unwrap_or(&own)).unwrap();
     let weights = Weights::load(gpu, &checkpoint, &config, format, &mut |_, _| {}).unwrap();
     let adapters: Vec<_> = adapters.iter().map(|source| Adapter::open(source, &config).unwrap()).collect();
-    let options = ModelOptions {
-        context: 128,
-        cache_tokens: Some(1024),
-        kv_format: KvFormat::F32,
-        max_rows: 64,
-        max_logit_rows: 64,
-        ..Default::default()
-    };
+    let options = ModelOptions { cache_tokens: Some(1024), ..exact_options() };
     let mut model = Model::new(gpu, config, weights, options).unwrap();
     model.set_adapters(gpu, &adapters).unwrap();
     model
-}
-
-/// Logits of every token with `adapters`, fed in chunks of `chunk`.
-fn logits(gpu: &Gpu, model: &mut Model, adapters: AdapterSet, tokens: &[u32], chunk: usize) -> Vec<f32> {
-    let mut sequence = model.sequence().anew(adapters);
-    let mut all = Vec::new();
-    for tokens in tokens.chunks(chunk) {
-        let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::All }];
-        model.forward(gpu, &mut chunks, None).unwrap();
-        all.extend(block_on(model.logits.download(gpu, tokens.len() as u32)).unwrap());
-    }
-    all
-}
-
-/// Largest difference, relative to the largest expected magnitude.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
-    device::difference(found, expected) / largest(expected)
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod device;
 mod golden;
+mod logits;
 
 use std::{
     fs,
@@ -10,15 +11,14 @@ use std::{
 
 use device::GPU;
 use golden::Golden;
+use logits::{difference, exact_options};
 use mistral_wgpu::{
     ErrorKind,
     checkpoint::{Checkpoint, DType, Layout, Rotary},
     generate::ModelSource,
-    model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights, check},
-    ops::KvFormat,
+    model::{AdapterSet, Model, ModelConfig, Weights, check},
     quant::by_name,
 };
-use pollster::block_on;
 use proptest::prelude::*;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
@@ -34,18 +34,8 @@ fn logits(dir: &Path, tokens: &[u32]) -> Vec<f32> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     check(&checkpoint, &config).unwrap();
     let weights = Weights::load(&GPU, &checkpoint, &config, by_name("f32").unwrap(), &mut |_, _| {}).unwrap();
-    let options = ModelOptions {
-        context: 128,
-        kv_format: KvFormat::F32,
-        max_rows: 64,
-        max_logit_rows: 64,
-        ..Default::default()
-    };
-    let mut model = Model::new(&GPU, config, weights, options).unwrap();
-    let mut sequence = model.sequence();
-    let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::All }];
-    model.forward(&GPU, &mut chunks, None).unwrap();
-    block_on(model.logits.download(&GPU, tokens.len() as u32)).unwrap()
+    let mut model = Model::new(&GPU, config, weights, exact_options()).unwrap();
+    logits::logits(&GPU, &mut model, AdapterSet::NONE, tokens, tokens.len())
 }
 
 #[test]
@@ -53,10 +43,8 @@ fn logits_agree_with_the_definition_of_mistral_inference() {
     let golden = Golden::open("consolidated/golden.safetensors");
     let expected = golden.f32("logits");
     let found = logits(&fixture("consolidated"), &golden.ids("tokens"));
-    let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    for (found, expected) in found.iter().zip(&expected) {
-        assert!((found - expected).abs() <= 1e-5 * largest, "{found} for {expected}");
-    }
+    let error = difference(&found, &expected);
+    assert!(error <= 1e-5, "{error:e}");
 }
 
 /// The name of a tensor in Mistral's files.

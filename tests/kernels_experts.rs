@@ -2,7 +2,7 @@
 
 mod device;
 
-use device::{FLOOR, GPU, assert_codes, difference, download, largest};
+use device::{FLOOR, GPU, assert_codes, difference, download, largest, noise};
 use mistral_wgpu::{
     gpu::*,
     ops::*,
@@ -13,16 +13,6 @@ use mistral_wgpu::{
 use pollster::block_on;
 
 const MIXTRAL: RouteShape = RouteShape { experts: 8, chosen: 2 };
-
-/// Numbers in ±1 that differ for every seed.
-fn random(seed: u32, count: usize) -> Vec<f32> {
-    let mut state = u64::from(seed) << 32 | 0x9e37;
-    let mut next = || {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 /// Which experts the rows of a batch want.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +28,7 @@ enum Taste {
 const TASTES: [Taste; 3] = [Taste::Mixed, Taste::Alike, Taste::Tied];
 
 fn logits(taste: Taste, rows: usize, experts: usize) -> Vec<f32> {
-    let mut logits = random(rows as u32, rows * experts);
+    let mut logits = noise(rows as u64, rows * experts);
     for row in logits.chunks_exact_mut(experts) {
         match taste {
             Taste::Mixed => row.iter_mut().for_each(|logit| *logit *= 8.0),
@@ -115,7 +105,7 @@ fn gather_and_sum() {
             let routes = routed(gpu, MIXTRAL, &logits);
             let choices = choose_experts(&logits, 8, 2);
             let order = order_by_expert(&choices);
-            let values = random(7, rows * cols);
+            let values = noise(7, rows * cols);
             let x = Tensor::from_values(gpu, "x", &values, cols as u32).unwrap();
             let y = Tensor::zeros(gpu, "y", 2 * rows as u32, cols as u32).unwrap();
             let codes = Q8Tensor::zeros(gpu, "codes", 2 * rows as u32, cols as u32).unwrap();
@@ -143,7 +133,7 @@ fn gather_and_sum() {
 /// A matrix for each expert, one after the other.
 fn matrices(format: &'static Format, experts: u32, rows: u32, cols: u32) -> Matrix {
     let rows = (experts * rows) as usize;
-    Matrix::encode(format, rows, cols as usize, &random(rows as u32 + cols, rows * cols as usize))
+    Matrix::encode(format, rows, cols as usize, &noise(rows as u64 + u64::from(cols), rows * cols as usize))
 }
 
 /// Every row of `x` times the matrices of its experts, in the order of the routes: what the device gives, and
@@ -230,7 +220,7 @@ fn check<S>(
                 for (taste, (count, rows)) in
                     TASTES.into_iter().flat_map(|taste| rows.iter().map(move |n| (taste, *n)))
                 {
-                    let x = random(count, (count * cols) as usize);
+                    let x = noise(u64::from(count), (count * cols) as usize);
                     let (y, expected) =
                         products(&gpu, &weight, &matrix, &logits(taste, count as usize, 8), &x, rows);
                     let what = format!("{}/{}, {count} rows, {taste:?}", variant.name, format.name);
@@ -279,7 +269,7 @@ fn weights_in_parts() {
             let weight = in_parts(&FLOOR, &matrix, 4, part_bytes);
             assert_eq!(weight.parts.len(), parts, "{part_bytes}");
             for (count, rows) in [(3, RowCount::Few(3)), (40, RowCount::many(0, 40))] {
-                let x = random(count, (count * cols) as usize);
+                let x = noise(u64::from(count), (count * cols) as usize);
                 let (y, expected) =
                     products(&FLOOR, &weight, &matrix, &logits(Taste::Mixed, count as usize, 4), &x, rows);
                 let error = difference(&y, &expected) / largest(&expected);
@@ -298,7 +288,7 @@ fn a_row_has_the_same_bits_in_every_small_batch() {
             let (outputs, cols) = (22, 2080usize.next_multiple_of(format.block));
             let matrix = matrices(format, 8, outputs, cols as u32);
             let weight = Weight::from_experts(&gpu, "experts", 8, &matrix).unwrap();
-            let (x, logits) = (random(5, 8 * cols), logits(Taste::Mixed, 8, 8));
+            let (x, logits) = (noise(5, 8 * cols), logits(Taste::Mixed, 8, 8));
             // By row and rank of the expert, whatever the order on the device.
             let of = |first: usize, count: usize| -> Vec<Vec<u32>> {
                 let (logits, x) = (&logits[8 * first..][..8 * count], &x[cols * first..][..cols * count]);

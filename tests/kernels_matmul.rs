@@ -1,7 +1,8 @@
 //! Products and embedding: every variant × format × odd shape against `reference/`, on the device.
 
-use std::sync::LazyLock;
+mod device;
 
+use device::{GPU, noise};
 use mistral_wgpu::{
     gpu::*,
     ops::*,
@@ -11,8 +12,6 @@ use mistral_wgpu::{
 };
 use pollster::block_on;
 
-static GPU: LazyLock<Gpu> = LazyLock::new(|| open(&GpuOptions::default()));
-
 fn open(options: &GpuOptions) -> Gpu {
     block_on(Gpu::open(options)).unwrap()
 }
@@ -20,22 +19,12 @@ fn open(options: &GpuOptions) -> Gpu {
 /// Weight shapes: rows and columns that fill no tile, no block, or exactly one.
 const SHAPES: [(u32, u32); 6] = [(1, 32), (3, 40), (33, 96), (100, 260), (64, 64), (130, 2080)];
 
-/// Numbers in ±1 that differ for every seed.
-fn random(seed: u32, count: usize) -> Vec<f32> {
-    let mut state = u64::from(seed) << 32 | 0x9e37;
-    let mut next = || {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
 fn round_up(format: &Format, cols: u32) -> u32 {
     format.round_up(cols as usize) as u32
 }
 
 fn matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
-    let values = random(rows * 7 + cols, (rows * cols) as usize);
+    let values = noise(u64::from(rows * 7 + cols), (rows * cols) as usize);
     Matrix::encode(format, rows as usize, cols as usize, &values)
 }
 
@@ -54,7 +43,7 @@ fn short_matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
         matrix.scales.chunks_exact_mut(scales.len()).for_each(|block| block.copy_from_slice(scales));
         return matrix;
     }
-    let values = random(rows * 7 + cols, (rows * cols) as usize);
+    let values = noise(u64::from(rows * 7 + cols), (rows * cols) as usize);
     let values: Vec<f32> = values.iter().map(|value| (value * 127.0).round() / 128.0).collect();
     Matrix::encode(format, rows as usize, cols as usize, &values)
 }
@@ -157,7 +146,7 @@ fn assert_product(found: &[f32], matrix: &Matrix, x: &[f32], what: &str) {
 
 /// Both products of every format and shape, with these rows of activations.
 fn check_products(gpu: &Gpu, few: &[u32], many: &[u32]) {
-    check_products_of(&FORMATS, gpu, few, many, matrix, random);
+    check_products_of(&FORMATS, gpu, few, many, matrix, noise);
 }
 
 fn check_products_of(
@@ -166,7 +155,7 @@ fn check_products_of(
     few: &[u32],
     many: &[u32],
     matrix: fn(&'static Format, u32, u32) -> Matrix,
-    activations: fn(u32, usize) -> Vec<f32>,
+    activations: fn(u64, usize) -> Vec<f32>,
 ) {
     let mut checked = 0;
     for format in formats {
@@ -176,7 +165,7 @@ fn check_products_of(
             let weight = Weight::from_matrix(gpu, "weight", &matrix).unwrap();
             let counts = few.iter().map(|n| (*n, RowCount::Few(*n)));
             for (n, count) in counts.chain(many.iter().map(|n| (*n, RowCount::many(1, *n)))) {
-                let x = activations(n, (n * cols) as usize);
+                let x = activations(u64::from(n), (n * cols) as usize);
                 let (y, multiplied) = product_of(gpu, &weight, &x, count, n);
                 assert_product(
                     &y,
@@ -216,13 +205,13 @@ fn mat_vec() {
 
 #[test]
 fn mat_mat() {
-    let short = |seed, count| random(seed, count).iter().map(|x| (x * 64.0).round() / 64.0).collect();
+    let short = |seed, count| noise(seed, count).iter().map(|x| (x * 64.0).round() / 64.0).collect();
     let rows = [1, 9, 16, 19, 64, 70];
     for (variant, gpu, formats) in each_mat_mat() {
         if rounds_to_f16(&(variant.key)(&many_rows(formats[0]))) {
             check_products_of(&formats, &gpu, &[], &rows, short_matrix, short);
         } else {
-            check_products_of(&formats, &gpu, &[], &rows, matrix, random);
+            check_products_of(&formats, &gpu, &[], &rows, matrix, noise);
         }
     }
 }
@@ -243,7 +232,7 @@ fn a_row_has_the_same_bits_in_every_small_batch() {
         for format in FORMATS {
             let (rows, cols) = (37, round_up(format, 4128));
             let weight = Weight::from_matrix(&gpu, "weight", &matrix(format, rows, cols)).unwrap();
-            let x = random(5, 8 * cols as usize);
+            let x = noise(5, 8 * cols as usize);
             let alone: Vec<f32> = x
                 .chunks_exact(cols as usize)
                 .flat_map(|x| product(&gpu, &weight, x, RowCount::Few(1), 1))
@@ -264,7 +253,7 @@ fn rows_beyond_the_count_are_not_written() {
         for format in formats {
             let cols = round_up(format, 96);
             let weight = Weight::from_matrix(&gpu, "weight", &matrix(format, 33, cols)).unwrap();
-            let y = product(&gpu, &weight, &random(1, 5 * cols as usize), RowCount::many(1, 5), 40);
+            let y = product(&gpu, &weight, &noise(1, 5 * cols as usize), RowCount::many(1, 5), 40);
             assert!(y[..5 * 33].iter().all(|y| y.is_finite()), "{}/{}", variant.name, format.name);
             assert!(y[5 * 33..].iter().all(|y| y.is_nan()), "{}/{}", variant.name, format.name);
         }
@@ -370,7 +359,7 @@ fn parts_are_one_matrix() {
         let weight = in_parts(&GPU, &matrix);
         assert_eq!(weight.parts.len(), 6);
         let whole = Weight::from_matrix(&GPU, "weight", &matrix).unwrap();
-        let x = random(3, 3 * cols as usize);
+        let x = noise(3, 3 * cols as usize);
         let (y, multiplied) = product_of(&GPU, &weight, &x, RowCount::Few(3), 3);
         assert_eq!(y, product(&GPU, &whole, &x, RowCount::Few(3), 3), "{}", format.name);
         assert_product(&y, &matrix, &multiplied, format.name);
@@ -380,7 +369,7 @@ fn parts_are_one_matrix() {
             let cols = round_up(format, 96);
             let matrix = matrix(format, 33, cols);
             let weights = [in_parts(&gpu, &matrix), Weight::from_matrix(&gpu, "weight", &matrix).unwrap()];
-            let x = random(40, 40 * cols as usize);
+            let x = noise(40, 40 * cols as usize);
             let [parts, whole] = weights.map(|weight| product(&gpu, &weight, &x, RowCount::many(1, 40), 40));
             assert_eq!(parts, whole, "{}/{}", variant.name, format.name);
         }
@@ -394,9 +383,9 @@ fn every_product_adds_its_bias() {
         let cols = round_up(format, 96);
         let matrix = matrix(format, 33, cols);
         let mut weight = in_parts(gpu, &matrix);
-        let x = random(n, (n * cols) as usize);
+        let x = noise(u64::from(n), (n * cols) as usize);
         let mut expected = product(gpu, &weight, &x, rows, n);
-        let bias: Vec<f32> = random(9, 33).iter().map(|value| 10.0 * value).collect();
+        let bias: Vec<f32> = noise(9, 33).iter().map(|value| 10.0 * value).collect();
         reference::add_bias(&mut expected, &bias);
         weight.bias = Some(gpu.upload("bias", &bias).unwrap());
         for (found, expected) in product(gpu, &weight, &x, rows, n).iter().zip(&expected) {
@@ -482,7 +471,7 @@ fn random_weights_have_the_standard_deviation() {
 #[test]
 fn quantized_activations() {
     let (rows, cols) = (5, 68);
-    let mut values = random(1, rows * cols);
+    let mut values = noise(1, rows * cols);
     values[..cols].iter_mut().for_each(|value| *value *= 1e30);
     values[cols..2 * cols].iter_mut().for_each(|value| *value *= 1e-25);
     values[2 * cols..3 * cols].iter_mut().for_each(|value| *value *= 1e-38);

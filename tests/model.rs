@@ -2,15 +2,17 @@
 
 mod device;
 mod golden;
+mod logits;
 
 use std::path::{Path, PathBuf};
 
 use device::{FLOOR, GPU};
 use golden::Golden;
+use logits::{difference, exact_options, logits};
 use mistral_wgpu::{
     checkpoint::Checkpoint,
     gpu::{Gpu, GpuOptions},
-    model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights, check},
+    model::{AdapterSet, Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights, check},
     ops::KvFormat,
     quant::by_name,
 };
@@ -37,35 +39,6 @@ fn load(gpu: &Gpu, name: &str, options: ModelOptions) -> Model {
     Model::new(gpu, config, weights, options).unwrap()
 }
 
-fn exact() -> ModelOptions {
-    ModelOptions {
-        context: 128,
-        kv_format: KvFormat::F32,
-        max_rows: 64,
-        max_logit_rows: 64,
-        ..Default::default()
-    }
-}
-
-/// Logits of every token, fed in chunks of `chunk`.
-fn logits(gpu: &Gpu, model: &mut Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
-    let mut sequence = model.sequence();
-    let mut all = Vec::new();
-    for tokens in tokens.chunks(chunk) {
-        let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::All }];
-        model.forward(gpu, &mut chunks, None).unwrap();
-        all.extend(block_on(model.logits.download(gpu, tokens.len() as u32)).unwrap());
-    }
-    all
-}
-
-/// Largest difference, relative to the largest expected magnitude.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max) / largest
-}
-
 #[test]
 fn logits_agree_with_transformers_for_every_chunk_size() {
     for gpu in [&*GPU, &*FLOOR] {
@@ -73,8 +46,9 @@ fn logits_agree_with_transformers_for_every_chunk_size() {
             let golden = Golden::open(&format!("models/{name}/golden.safetensors"));
             let (tokens, expected) = (golden.ids("tokens"), golden.f32("logits"));
             for chunk in [1, 7, 64] {
-                let mut model = load(gpu, &name, exact());
-                let difference = difference(&logits(gpu, &mut model, &tokens, chunk), &expected);
+                let mut model = load(gpu, &name, exact_options());
+                let difference =
+                    difference(&logits(gpu, &mut model, AdapterSet::NONE, &tokens, chunk), &expected);
                 assert!(difference <= 1e-5, "{name}, chunks of {chunk}: {difference:e}");
             }
         }
@@ -88,8 +62,9 @@ fn a_quantized_cache_changes_little() {
     let (tokens, expected) = (golden.ids("tokens"), golden.f32("logits"));
     for (kv_format, bound) in [(KvFormat::Q8_0, 0.02), (KvFormat::Q4_0, 0.3)] {
         for chunk in [1, 64] {
-            let mut model = load(&GPU, "head-dim", ModelOptions { kv_format, ..exact() });
-            let difference = difference(&logits(&GPU, &mut model, &tokens, chunk), &expected);
+            let mut model = load(&GPU, "head-dim", ModelOptions { kv_format, ..exact_options() });
+            let difference =
+                difference(&logits(&GPU, &mut model, AdapterSet::NONE, &tokens, chunk), &expected);
             assert!(difference <= bound, "{kv_format:?}, chunks of {chunk}: {difference:e}");
         }
     }
@@ -100,7 +75,7 @@ fn hidden_states_agree_with_transformers() {
     for name in models() {
         let golden = Golden::open(&format!("models/{name}/golden.safetensors"));
         let tokens = golden.ids("tokens");
-        let mut model = load(&GPU, &name, exact());
+        let mut model = load(&GPU, &name, exact_options());
         let mut sequence = model.sequence();
         let mut chunks = [Chunk { sequence: &mut sequence, tokens: &tokens, logits: LogitRows::All }];
         model.forward_with_hidden_states(&GPU, &mut chunks).unwrap();
@@ -118,7 +93,7 @@ fn hidden_states_agree_with_transformers() {
 fn greedy_text_is_that_of_transformers() {
     for name in models() {
         let golden = Golden::open(&format!("models/{name}/golden.safetensors"));
-        let mut model = load(&GPU, &name, exact());
+        let mut model = load(&GPU, &name, exact_options());
         let mut sequence = model.sequence();
         let mut next = golden.ids("prompt");
         let mut text = Vec::new();

@@ -2,6 +2,7 @@
 
 mod device;
 mod golden;
+mod logits;
 
 use std::{
     fs,
@@ -10,12 +11,12 @@ use std::{
 
 use device::FLOOR;
 use golden::Golden;
+use logits::{difference, exact_options};
 use mistral_wgpu::{
     ErrorKind,
     checkpoint::Checkpoint,
     gpu::{Gpu, GpuOptions},
-    model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, WeightFormats, Weights, check},
-    ops::KvFormat,
+    model::{AdapterSet, Model, ModelConfig, WeightFormats, Weights, check},
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -34,22 +35,8 @@ fn logits(gpu: &Gpu, dir: &Path, tokens: &[u32], chunk: usize) -> Vec<f32> {
     check(&checkpoint, &config).unwrap();
     let formats = WeightFormats::own(&checkpoint);
     let weights = Weights::load(gpu, &checkpoint, &config, &formats, &mut |_, _| {}).unwrap();
-    let options = ModelOptions {
-        context: 128,
-        kv_format: KvFormat::F32,
-        max_rows: 64,
-        max_logit_rows: 64,
-        ..Default::default()
-    };
-    let mut model = Model::new(gpu, config, weights, options).unwrap();
-    let mut sequence = model.sequence();
-    let mut all = Vec::new();
-    for tokens in tokens.chunks(chunk) {
-        let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::All }];
-        model.forward(gpu, &mut chunks, None).unwrap();
-        all.extend(block_on(model.logits.download(gpu, tokens.len() as u32)).unwrap());
-    }
-    all
+    let mut model = Model::new(gpu, config, weights, exact_options()).unwrap();
+    logits::logits(gpu, &mut model, AdapterSet::NONE, tokens, chunk)
 }
 
 #[test]
@@ -61,11 +48,9 @@ fn logits_are_those_of_the_dequantized_weights() {
         for name in VARIANTS {
             let golden = Golden::open(&format!("quantized/{name}/golden.safetensors"));
             let (tokens, expected) = (golden.ids("tokens"), golden.f32("logits"));
-            let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
             for chunk in [1, 64] {
                 let found = logits(gpu, &fixture(name), &tokens, chunk);
-                let errors = found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs());
-                let error = errors.fold(0.0, f32::max) / largest;
+                let error = difference(&found, &expected);
                 println!("{name}, chunks of {chunk}: {error:e}");
                 assert!(error <= 1e-5, "{name}, chunks of {chunk}: {error:e}");
             }

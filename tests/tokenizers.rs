@@ -37,6 +37,14 @@ struct File {
     folder: String,
     texts: Vec<Text>,
     chats: Vec<Chat>,
+    gaps: Vec<Gap>,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    prefix: String,
+    suffix: String,
+    ids: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +115,18 @@ fn conversations_are_those_of_mistral_common_in_every_format() {
             }
         }
         assert!(file.chats.iter().filter(|case| case.ids.is_some()).count() > 50);
+    }
+}
+
+#[test]
+fn texts_with_a_gap_are_those_of_mistral_common() {
+    for file in &GOLDEN.files {
+        let tokenizer = load(&file.folder);
+        for Gap { prefix, suffix, ids } in &file.gaps {
+            let found = tokenizer.encode_fim(prefix, suffix).unwrap();
+            assert_eq!(&found, ids, "{} {prefix:?} {suffix:?}", file.folder);
+        }
+        assert!(!file.gaps.is_empty());
     }
 }
 

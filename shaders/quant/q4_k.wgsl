@@ -1,11 +1,9 @@
-// q4_k: a weight is a scale times its code plus an offset, which is not above zero; codes as in quant/packed, scales as in
+// q4_k: a weight is a scale times its code plus an offset, which is not above zero; codes as in quant/codes4, scales as in
 // quant/scales_k.
-import package::quant::layout::code_index;
-import package::quant::packed::{bytes, low_bits};
+import package::quant::codes4::{four_codes, sixteen_codes};
+import package::quant::packed::bytes;
 import package::quant::scales_k::scale_and_offset;
 
-@if(integer) @group(0) @binding(0) var<storage, read> codes: array<vec4u>; // [rows, blocks]
-@else @group(0) @binding(0) var<storage, read> codes: array<u32>;          // [rows, blocks, 4]
 @group(0) @binding(1) var<storage, read> scales: array<vec4u>; // [rows, blocks / 8]
 
 // Scale and offset.
@@ -15,10 +13,9 @@ fn weight_scale(block: u32) -> WeightScale {
     return scale_and_offset(scales[block / 8u], block % 8u);
 }
 
-// Codes 16h to 16h + 15 of a block, four in a word, low bytes first: h = 1 makes 0x09080706 of 0x90807060.
 @if(integer)
 fn weight_codes(block: u32, h: u32) -> vec4u {
-    return (codes[code_index(block, 0u) / 4u] >> vec4u(4u * h)) & vec4u(0x0f0f0f0fu);
+    return sixteen_codes(block, h);
 }
 
 @if(integer)
@@ -29,5 +26,5 @@ fn weight_dot(scale: WeightScale, low: i32, high: i32, sum: i32) -> f32 {
 // Weights 4j to 4j + 3 of a block.
 @else
 fn weight_quad(block: u32, j: u32, scale: WeightScale) -> vec4f {
-    return scale.x * bytes(low_bits(codes[code_index(block, j % 4u)], j)) + scale.y;
+    return scale.x * bytes(four_codes(block, j)) + scale.y;
 }

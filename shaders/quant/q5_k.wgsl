@@ -1,10 +1,9 @@
-// q5_k: a weight is a scale times its code plus an offset, which is not above zero; codes as in quant/packed, scales as in
+// q5_k: a weight is a scale times its code plus an offset, which is not above zero; codes as in quant/codes5, scales as in
 // quant/scales_k.
-import package::quant::layout::code_index;
-import package::quant::packed::{bytes, fifth_bits, low_bits};
+import package::quant::codes5::{four_codes, sixteen_codes};
+import package::quant::packed::bytes;
 import package::quant::scales_k::scale_and_offset;
 
-@group(0) @binding(0) var<storage, read> codes: array<u32>;    // [rows, blocks, 5]
 @group(0) @binding(1) var<storage, read> scales: array<vec4u>; // [rows, blocks / 8]
 
 // Scale and offset.
@@ -14,18 +13,9 @@ fn weight_scale(block: u32) -> WeightScale {
     return scale_and_offset(scales[block / 8u], block % 8u);
 }
 
-// Codes 4j to 4j + 3 of a block, low bytes first.
-fn four_codes(block: u32, j: u32) -> u32 {
-    return low_bits(codes[code_index(block, j % 4u)], j) | fifth_bits(codes[code_index(block, 4u)], j);
-}
-
-// Codes 16h to 16h + 15 of a block, four in a word.
 @if(integer)
 fn weight_codes(block: u32, h: u32) -> vec4u {
-    return vec4u(
-        four_codes(block, 4u * h), four_codes(block, 4u * h + 1u),
-        four_codes(block, 4u * h + 2u), four_codes(block, 4u * h + 3u),
-    );
+    return sixteen_codes(block, h);
 }
 
 @if(integer)

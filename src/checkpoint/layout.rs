@@ -1,4 +1,4 @@
-//! In which of two layouts a folder of safetensors holds its weights.
+//! In which layout weights lie in their files.
 
 use std::path::Path;
 
@@ -64,8 +64,8 @@ impl Layout {
     pub(super) fn rename(self, name: &str) -> String {
         match self {
             Self::HuggingFace => text_name(name),
-            Self::Mistral => consolidated::rename(name),
-            Self::Gguf => gguf::rename(name),
+            Self::Mistral => consolidated::NAMES.rename(name),
+            Self::Gguf => gguf::NAMES.rename(name),
         }
     }
 

@@ -9,6 +9,7 @@ mod consolidated;
 mod files;
 mod gguf;
 mod layout;
+mod names;
 mod packed;
 mod quantized;
 mod safetensors;

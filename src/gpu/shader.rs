@@ -48,6 +48,8 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "mat_vec_rows",
     "quant/activations",
     "quant/bf16",
+    "quant/codes4",
+    "quant/codes5",
     "quant/f16",
     "quant/f32",
     "quant/int4",

@@ -99,10 +99,11 @@ fn tiled(shape: &AttentionShape) -> KernelKey {
 
 /// Subgroups multiply matrices of `size`; two invocations for each query.
 fn matrices(shape: &AttentionShape, size: u32) -> KernelKey {
-    head_tiles_key("attention_matrices", shape)
+    let key = head_tiles_key("attention_matrices", shape)
         .constant("SIZE", size)
         .constant("WORKGROUP", 2 * QUERY_TILE * HEADS_TILE)
-        .flag(ROUNDS_TO_F16, true)
+        .flag(ROUNDS_TO_F16, true);
+    KernelKey { needs: Capability::matrices(size), ..key }
 }
 
 /// Whether the cache has no more than 16 bits, so that they are what is meant, in heads of whole slices.
@@ -125,22 +126,8 @@ pub static ATTENTION_SINGLE: Operation<AttentionShape> = Operation {
 pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
     name: "attention_tiled",
     variants: &[
-        Variant {
-            name: "matrices_16",
-            fits: is_short,
-            key: |shape| KernelKey {
-                needs: &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16],
-                ..matrices(shape, 16)
-            },
-        },
-        Variant {
-            name: "matrices_8",
-            fits: is_short,
-            key: |shape| KernelKey {
-                needs: &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix8],
-                ..matrices(shape, 8)
-            },
-        },
+        Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16) },
+        Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8) },
         Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..tiled(shape) } },
         Variant {
             name: "narrow_f16",

@@ -97,12 +97,13 @@ fn registers(shape: &MatMatShape) -> KernelKey {
 fn matrices(shape: &MatMatShape, size: u32) -> KernelKey {
     let rows = shape.most.min(4 * size);
     let slots_down = (rows / (2 * size)).max(1);
-    key("mat_mat_matrices", shape, [rows, 8 * size])
+    let key = key("mat_mat_matrices", shape, [rows, 8 * size])
         .constant("SIZE", size)
         .constant("SLOTS_DOWN", slots_down)
         .constant("SLOTS_ACROSS", 4 / slots_down)
         .flag(ROUNDS_TO_F16, true)
-        .constant("WORKGROUP", 128)
+        .constant("WORKGROUP", 128);
+    KernelKey { needs: Capability::matrices(size), ..key }
 }
 
 /// Whether both factors are there as integers.
@@ -114,22 +115,8 @@ fn integer(shape: &MatMatShape) -> bool {
 pub static MAT_MAT: Operation<MatMatShape> = Operation {
     name: "mat_mat",
     variants: &[
-        Variant {
-            name: "matrices_16",
-            fits: is_short,
-            key: |shape| KernelKey {
-                needs: &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16],
-                ..matrices(shape, 16)
-            },
-        },
-        Variant {
-            name: "matrices_8",
-            fits: is_short,
-            key: |shape| KernelKey {
-                needs: &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix8],
-                ..matrices(shape, 8)
-            },
-        },
+        Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16) },
+        Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8) },
         Variant {
             name: "integer",
             fits: integer,

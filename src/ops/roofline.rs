@@ -40,10 +40,10 @@ fn multiply(needs: &'static [Capability]) -> KernelKey {
     KernelKey { needs, ..key }
 }
 
-fn matrix(needs: &'static [Capability], size: u32) -> KernelKey {
+fn matrix(size: u32) -> KernelKey {
     let key = KernelKey::new("roofline/matrix").with::<MultiplyParams>();
     let key = key.constant("WORKGROUP", MATRIX_WORKGROUP).constant("SIZE", size).constant("UNROLL", UNROLL);
-    KernelKey { needs, ..key }
+    KernelKey { needs: Capability::matrices(size), ..key }
 }
 
 /// Ways to read a buffer; which is faster depends on the device.
@@ -60,22 +60,8 @@ pub static STREAM: Operation<()> = Operation {
 pub static MULTIPLY: Operation<()> = Operation {
     name: "multiply",
     variants: &[
-        Variant {
-            name: "matrix 16×16",
-            fits: |()| true,
-            key: |()| {
-                let needs = &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16];
-                matrix(needs, 16)
-            },
-        },
-        Variant {
-            name: "matrix 8×8",
-            fits: |()| true,
-            key: |()| {
-                let needs = &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix8];
-                matrix(needs, 8)
-            },
-        },
+        Variant { name: "matrix 16×16", fits: |()| true, key: |()| matrix(16) },
+        Variant { name: "matrix 8×8", fits: |()| true, key: |()| matrix(8) },
         Variant { name: "integer", fits: |()| true, key: |()| multiply(&[Capability::Integer]) },
         Variant { name: "f16", fits: |()| true, key: |()| multiply(&[Capability::F16]) },
         Variant { name: "f32", fits: |()| true, key: |()| multiply(&[]) },

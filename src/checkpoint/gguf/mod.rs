@@ -9,7 +9,7 @@ mod split;
 use std::path::Path;
 
 pub use metadata::Metadata;
-pub(super) use names::rename;
+pub(super) use names::NAMES;
 pub(super) use split::shards;
 
 use super::{DType, MAX_NAME, safetensors::Entry};
