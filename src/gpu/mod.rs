@@ -3,6 +3,7 @@
 //! [`Gpu`] is an opened adapter. [`Buffer`] is memory on it, [`Kernel`] a compiled compute shader,
 //! [`Recording`] a list of dispatches that can be replayed with other counts.
 
+mod adapter;
 mod budget;
 mod buffer;
 mod capability;
@@ -19,10 +20,11 @@ mod profile;
 mod recording;
 mod shader;
 
+pub use adapter::{AdapterDescription, Limits, list_adapters};
 pub use buffer::{Buffer, Download};
 pub use capability::{Capabilities, Capability};
 pub use counters::Counters;
-pub use device::{AdapterDescription, Gpu, GpuOptions, Limits, list_adapters};
+pub use device::{Gpu, GpuOptions};
 pub use executor::{Executor, Replay, ReplayAction, ReplayPart};
 pub use host::{peak_host_memory, process_time};
 pub use kept::Kept;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     ModelConfig, ModelOptions, WeightFormats, attention_shape,
-    weights::{EMBEDDING, LM_HEAD, Stack},
+    stack::Stack,
+    weights::{EMBEDDING, LM_HEAD},
 };
 use crate::ops::{TuneMatrix, TuneShapes};
 

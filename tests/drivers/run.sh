@@ -29,7 +29,7 @@ on() {
 }
 
 # Tests that open a device, less those of whole applications, which take long and tell nothing of a driver.
-device_tests=$(grep -lE '^mod device;|Gpu::open\(' tests/*.rs | sed 's|tests/\(.*\)\.rs|\1|' | grep -vxE 'apps|heldout')
+device_tests=$(grep -lE '^mod device;|Gpu::open\(' tests/*.rs tests/*/main.rs | sed 's|^tests/||; s|/main\.rs$||; s|\.rs$||' | grep -vxE 'apps|heldout')
 
 # build TEST…: builds tests and prints their programs
 build() {

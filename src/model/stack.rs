@@ -1,0 +1,183 @@
+//! Which tensors of a checkpoint are one matrix on the device, and in which order their rows lie there.
+
+use super::{
+    ModelConfig, WeightFormats,
+    tensors::{EXPERTS, biased},
+};
+use crate::{
+    Result,
+    checkpoint::Rotary,
+    gpu::Gpu,
+    ops::{RouteShape, Weight},
+    quant::{F32, Format},
+};
+
+/// Tensors of a block whose matrices read the same input, and how their rows are stored.
+pub(super) struct Stack {
+    pub label: &'static str,
+    /// Names, and numbers of rows.
+    pub tensors: Vec<(String, usize)>,
+    cols: usize,
+    pub order: Rows,
+    /// Whether each tensor has a bias beside it.
+    biased: bool,
+    /// Matrices, one for each expert.
+    experts: u32,
+}
+
+/// A matrix of a [`Stack`]: rows in one format.
+pub(super) struct Run {
+    pub format: &'static Format,
+    pub rows: u32,
+    pub cols: u32,
+    pub experts: u32,
+    first_output: u32,
+    output_step: u32,
+}
+
+impl Stack {
+    /// The stacks of block `index`: q, k and v; o; gate and up; down.
+    pub fn of_block(config: &ModelConfig, index: usize) -> [Self; 4] {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let heads = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let stack = |label, parts: &[(&str, usize)], cols, order| {
+            let named =
+                |(part, rows): &(&str, usize)| (format!("model.layers.{index}.{part}_proj.weight"), *rows);
+            let tensors: Vec<_> = parts.iter().map(named).collect();
+            let biased = biased(&tensors[0].0, config);
+            Self { label, tensors, cols, order, biased, experts: 1 }
+        };
+        let of_experts = |experts: u32, label, parts: &[&str], rows, cols| {
+            let name = move |expert: u32, part: &str| {
+                format!("model.layers.{index}.{EXPERTS}.{expert}.{part}.weight")
+            };
+            let named = |expert| parts.iter().map(move |part| (name(expert, part), rows));
+            let order = Rows::Experts { parts: parts.len(), rows: parts.len() * rows };
+            let tensors = (0..experts).flat_map(named).collect();
+            Self { label, tensors, cols, order, biased: false, experts }
+        };
+        let qkv = [("self_attn.q", heads), ("self_attn.k", kv), ("self_attn.v", kv)];
+        let gate_up = [("mlp.gate", intermediate), ("mlp.up", intermediate)];
+        let (gate_up, down) = match config.experts {
+            None => (
+                stack("gate_up", &gate_up, hidden, Rows::GateUp),
+                stack("down", &[("mlp.down", hidden)], intermediate, Rows::Same),
+            ),
+            Some(RouteShape { experts, .. }) => (
+                of_experts(experts, "gate_up", &["w1", "w3"], intermediate, hidden),
+                of_experts(experts, "down", &["w2"], hidden, intermediate),
+            ),
+        };
+        [
+            stack("qkv", &qkv, hidden, Rows::qkv(config, Rotary::Neighbours)),
+            stack("o", &[("self_attn.o", hidden)], heads, Rows::Same),
+            gate_up,
+            down,
+        ]
+    }
+
+    /// The matrices that it consists of: one, unless its tensors are in different formats.
+    pub fn runs(&self, formats: &WeightFormats) -> Vec<Run> {
+        let alike = self.tensors.iter().all(|(name, _)| formats.of(name) == formats.of(&self.tensors[0].0));
+        if let Rows::Experts { rows, .. } = self.order {
+            // Experts in different formats, which nobody writes, are brought to one that loses nothing of theirs.
+            let format = if alike { formats.of(&self.tensors[0].0) } else { &F32 };
+            let (rows, cols, experts) = (rows as u32, self.cols as u32, self.experts);
+            return vec![Run { format, rows, cols, experts, first_output: 0, output_step: 1 }];
+        }
+        // Tensors whose rows alternate begin one after the other.
+        let (apart, output_step) = match self.order {
+            Rows::GateUp if !alike => (true, self.tensors.len() as u32),
+            _ => (false, 1),
+        };
+        let mut runs: Vec<Run> = Vec::new();
+        let mut first_output = 0;
+        for (name, rows) in &self.tensors {
+            let (format, rows, cols) = (formats.of(name), *rows as u32, self.cols as u32);
+            match runs.last_mut() {
+                Some(last) if last.format == format && !apart => last.rows += rows,
+                _ => runs.push(Run { format, rows, cols, experts: 1, first_output, output_step }),
+            }
+            first_output += if apart { 1 } else { rows };
+        }
+        runs
+    }
+
+    /// Room for the matrices, zeroed, with their bias if they have one.
+    ///
+    /// # Errors
+    /// As [`Weight::allocate`].
+    pub fn allocate(&self, gpu: &Gpu, formats: &WeightFormats) -> Result<Vec<Weight>> {
+        let outputs: usize = self.tensors.iter().map(|(_, rows)| rows).sum();
+        let bias = self.biased.then(|| gpu.allocate("bias", 4 * outputs as u64)).transpose()?;
+        let weight = |run: Run| {
+            let weight =
+                Weight::allocate_experts(gpu, self.label, run.format, run.experts, run.rows, run.cols)?;
+            Ok(Weight { bias: bias.clone(), ..weight.at(run.first_output, run.output_step) })
+        };
+        self.runs(formats).into_iter().map(weight).collect()
+    }
+}
+
+/// How the rows of a matrix on the device are those of one or more tensors of the checkpoint. What is
+/// combined later lies side by side, so that it is computed by the same workgroup.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows {
+    /// Those of the one tensor.
+    Same,
+    /// Heads of q, k and v. The rotated ones, of q and k, have the dimensions that turn together side by
+    /// side, where Hugging Face has them half a head apart: `2i` is `i`, `2i + 1` is `i + span / 2`.
+    /// Scores are the same, for q and k agree.
+    Qkv {
+        /// Rows of q, and of k.
+        parts: [usize; 2],
+        /// Rows within which order changes: those of a head, or 2 where neighbours turn together already.
+        span: usize,
+    },
+    /// Gate and up in turns.
+    GateUp,
+    /// Matrices of `rows` rows, one for each expert, each of the rows of as many tensors as there are `parts` in
+    /// turns.
+    Experts {
+        /// Tensors of an expert.
+        parts: usize,
+        /// Their rows.
+        rows: usize,
+    },
+}
+
+impl Rows {
+    /// [`Rows::Qkv`] of a model from a checkpoint with `rotary` rows.
+    pub fn qkv(config: &ModelConfig, rotary: Rotary) -> Self {
+        let heads = [config.num_attention_heads, config.num_key_value_heads];
+        let span = rotary_span(config, rotary);
+        Self::Qkv { parts: heads.map(|heads| heads * config.head_dim), span }
+    }
+
+    /// Number of the tensor that row `row` comes from, and the row there.
+    pub fn source(self, row: usize) -> (usize, usize) {
+        match self {
+            Self::Same => (0, row),
+            Self::GateUp => (row % 2, row / 2),
+            Self::Experts { parts, rows } => (row / rows * parts + row % parts, row % rows / parts),
+            Self::Qkv { parts: [q, k], span } => {
+                let dim = row % span;
+                let turned = row - dim + dim / 2 + dim % 2 * (span / 2);
+                match row {
+                    _ if row < q => (0, turned),
+                    _ if row < q + k => (1, turned - q),
+                    _ => (2, row - q - k),
+                }
+            }
+        }
+    }
+}
+
+/// Rows of q and k within which a checkpoint's order differs from the device's.
+pub(super) fn rotary_span(config: &ModelConfig, rotary: Rotary) -> usize {
+    match rotary {
+        Rotary::Halves => config.head_dim,
+        Rotary::Neighbours => 2,
+    }
+}
