@@ -11,6 +11,7 @@ use mistral_wgpu::{
     generate::{default_formats, own_formats},
     gpu::{AdapterDescription, Gpu},
     model::{Fit, ModelConfig, ModelOptions, WeightFormats, check},
+    ops::RouteShape,
     quant::FORMATS,
 };
 use pollster::block_on;
@@ -144,6 +145,9 @@ impl Report {
             out,
             "attention   {num_attention_heads} query heads over {num_key_value_heads} KV heads of {head_dim}"
         )?;
+        if let Some(RouteShape { experts, chosen }) = self.config.experts {
+            writeln!(out, "experts     {experts} in each layer, of which a token goes through {chosen}")?;
+        }
         let window = self.config.sliding_window.map_or("no window".into(), |w| format!("sliding window {w}"));
         let (context, theta) = (self.config.max_position_embeddings, self.config.rope_theta);
         writeln!(out, "context     {context} tokens, {window}, rope theta {theta}")?;

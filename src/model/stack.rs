@@ -79,16 +79,34 @@ impl Stack {
 
     /// The matrices that it consists of: one, unless its tensors are in different formats.
     pub fn runs(&self, formats: &WeightFormats) -> Vec<Run> {
-        let alike = self.tensors.iter().all(|(name, _)| formats.of(name) == formats.of(&self.tensors[0].0));
-        if let Rows::Experts { rows, .. } = self.order {
-            // Experts in different formats, which nobody writes, are brought to one that loses nothing of theirs.
-            let format = if alike { formats.of(&self.tensors[0].0) } else { &F32 };
-            let (rows, cols, experts) = (rows as u32, self.cols as u32, self.experts);
-            return vec![Run { format, rows, cols, experts, first_output: 0, output_step: 1 }];
+        // Whether every tensor has the format of that which comes `step` later.
+        let alike = |step| {
+            let later = self.tensors.iter().skip(step);
+            self.tensors.iter().zip(later).all(|((a, _), (b, _))| formats.of(a) == formats.of(b))
+        };
+        if let Rows::Experts { parts, rows } = self.order {
+            let run = |part: usize, parts: usize, format| Run {
+                format,
+                rows: (rows / parts) as u32,
+                cols: self.cols as u32,
+                experts: self.experts,
+                first_output: part as u32,
+                output_step: parts as u32,
+            };
+            let own = |part: usize| formats.of(&self.tensors[part].0);
+            return match alike(1) {
+                true => vec![run(0, 1, own(0))],
+                // Matrices begin at even rows.
+                false if alike(parts) && (rows / parts).is_multiple_of(2) => {
+                    (0..parts).map(|part| run(part, parts, own(part))).collect()
+                }
+                // Experts in different formats, which nobody writes, are brought to one that loses nothing of theirs.
+                false => vec![run(0, 1, &F32)],
+            };
         }
         // Tensors whose rows alternate begin one after the other.
         let (apart, output_step) = match self.order {
-            Rows::GateUp if !alike => (true, self.tensors.len() as u32),
+            Rows::GateUp if !alike(1) => (true, self.tensors.len() as u32),
             _ => (false, 1),
         };
         let mut runs: Vec<Run> = Vec::new();

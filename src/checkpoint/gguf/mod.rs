@@ -2,6 +2,7 @@
 //! descriptions of the tensors, then their data, each aligned.
 
 mod cursor;
+mod experts;
 mod metadata;
 mod names;
 mod split;
@@ -66,7 +67,7 @@ fn parse_within(file: &[u8]) -> Result<Gguf> {
     for tensor in descriptions {
         let entry = tensor.check(start, next, alignment, file.len() as u64)?;
         next = entry.bytes.end as u64;
-        checked.push(entry);
+        checked.extend(experts::apart(entry)?);
     }
     Ok(Gguf { metadata, tensors: checked })
 }
