@@ -90,7 +90,7 @@ fn row(reference: &Arc<Engine>, tokens: &[u32], format: &'static Format) -> Resu
     let case = Case { n_prompt: 0, n_gen: GENERATED, n_depth: 0, n_sequences: 1 };
     let measured = block_on(measure(&engine, case, Depth::Prefill, 3))?;
     let fastest = measured.seconds.into_iter().fold(f64::INFINITY, f64::min);
-    let weights = Fit::new(engine.config(), engine.model_options(), format).weights;
+    let weights = Fit::new(engine.config(), engine.model_options(), format, 0).weights;
     Ok(format!(
         "| {} | {} | {:.2} MiB | {:.4} | {:.2e} ± {:.1e} | {:.2e} | {:.2} % | {labels:.0} % | {summaries:.0} % | {code:.0} % | {:.0} |\n",
         format.name,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mistral_wgpu::checkpoint::Checkpoint;
 use mistral_wgpu::generate::ModelSource;
-use mistral_wgpu::model::{GenerationConfig, ModelConfig, check};
+use mistral_wgpu::model::{Adapter, AdapterSource, GenerationConfig, ModelConfig, check};
 use mistral_wgpu::text::{ChatTemplate, Encode, GgufVocabulary, Message, Tokenizer};
 
 /// Counts what is allocated and the most that ever was since the count began.
@@ -296,4 +296,25 @@ fn template() {
         }
     };
     attack("template", &["../../examples/demo-model"], "chat_template.jinja", RENDERING, parse);
+}
+
+/// Adapters of a model that is sound.
+fn reads_adapter(dir: &Path) -> bool {
+    let config = ModelConfig::from_dir(&fixtures("models/windowed")).unwrap();
+    let Ok(adapter) = Adapter::open(&AdapterSource { dir: dir.into(), scale: 1.0 }, &config) else {
+        return false;
+    };
+    adapter.modules().iter().all(|module| adapter.low_rank(module).is_ok_and(|found| found.is_some()))
+}
+
+#[test]
+fn adapter_config() {
+    let folders = ["adapters/linear", "adapters/qv", "adapters/head"];
+    attack("adapter_config", &folders, "adapter_config.json", SMALL, reads_adapter);
+}
+
+#[test]
+fn adapter_weights() {
+    let folders = ["adapters/linear", "adapters/qv", "adapters/head"];
+    attack("adapter_weights", &folders, "adapter_model.safetensors", SMALL, reads_adapter);
 }

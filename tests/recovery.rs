@@ -3,7 +3,7 @@
 mod device;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -17,7 +17,7 @@ use mistral_wgpu::{
     Error, ErrorKind, Result,
     generate::*,
     gpu::{Gpu, GpuOptions},
-    model::{Fit, ModelConfig, ModelOptions, Stage},
+    model::{AdapterSet, AdapterSource, Fit, ModelConfig, ModelOptions, Stage},
     ops::{PAGE, Tune},
     quant::by_name,
 };
@@ -162,6 +162,39 @@ fn scores_and_logits_survive_the_loss_of_the_device() {
     assert_eq!(block_on(engine.score(&mut text, &continuations)).unwrap(), expected.0);
 }
 
+/// Adapters are loaded with the model again, and each session has its own as before.
+#[test]
+fn adapters_survive_the_loss_of_the_device() {
+    let adapters = ["linear", "qv"].map(|name| AdapterSource {
+        dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters").join(name),
+        scale: 1.0,
+    });
+    let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
+    let (source, options) = (source("windowed"), options("f32"));
+    let engine = block_on(Engine::load_with(gpu, &source, &adapters, &options, &mut |_, _| {})).unwrap();
+    let sets = [AdapterSet::NONE, [0].into_iter().collect(), [1].into_iter().collect(), AdapterSet::first(2)];
+    let texts = || {
+        sets.map(|set| {
+            let mut session = session(&engine, 75);
+            session.set_adapters(set).unwrap();
+            session
+        })
+    };
+    let all = |sessions: &mut [Session]| {
+        let generated = block_on(generate_all(sessions, &greedy(20), 4)).unwrap();
+        generated.into_iter().map(|generation| generation.tokens).collect::<Vec<_>>()
+    };
+    let expected = all(&mut texts());
+    assert!((1..4).all(|index| expected[index] != expected[0]), "{expected:?}");
+    let mut sessions = texts();
+    assert_eq!(losing(&engine, 20, || all(&mut sessions)), expected);
+    // Lost between two calls.
+    let mut sessions = texts();
+    sessions.iter_mut().for_each(|session| block_on(session.prefill()).unwrap());
+    engine.gpu().destroy();
+    assert_eq!(all(&mut sessions), expected);
+}
+
 /// What kills the device whenever it is tried is not tried for ever.
 #[test]
 fn a_device_that_is_always_lost_is_an_error() {
@@ -241,14 +274,14 @@ fn the_longest_context_is_the_longest() {
         let config = ModelConfig::synthetic(name).unwrap();
         let asked = ModelOptions { cache_tokens: Some(8192), ..Default::default() };
         let format = by_name("q4_0").unwrap();
-        let most = Fit::new(&config, &asked, format).total();
+        let most = Fit::new(&config, &asked, format, 0).total();
         for memory in [most / 2, most - most / 8, most * 3 / 2, most * 4] {
             let fits = |context| {
                 let cache_tokens = Some(2 * context);
                 let options = ModelOptions { context, cache_tokens, ..asked };
-                Fit::new(&config, &options, format).fits(Some(memory)).unwrap()
+                Fit::new(&config, &options, format, 0).fits(Some(memory)).unwrap()
             };
-            match Fit::longest_context(&config, &asked, &format.into(), memory) {
+            match Fit::longest_context(&config, &asked, &format.into(), 0, memory) {
                 None => assert!(!fits(PAGE)),
                 Some(context) => {
                     assert!(fits(context) && context as usize <= config.max_position_embeddings);

@@ -10,7 +10,7 @@ use mistral_wgpu::{
     checkpoint::{Checkpoint, TensorView},
     generate::{default_formats, own_formats},
     gpu::{AdapterDescription, Gpu},
-    model::{Fit, ModelConfig, ModelOptions, WeightFormats, check},
+    model::{Adapter, Fit, ModelConfig, ModelOptions, WeightFormats, adapter_bytes, check},
     ops::RouteShape,
     quant::FORMATS,
 };
@@ -52,8 +52,13 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     }
     let adapter = adapter(args)?;
     let memory = args.model.device.memory.or(adapter.as_ref().and_then(|adapter| adapter.memory.free));
+    let options = args.model.model_options(&config);
+    let adapters = args.model.adapters.iter().map(|source| Adapter::open(source, &config));
+    let adapters = adapters.collect::<Result<Vec<_>>>()?;
     let report = Report {
-        options: args.model.model_options(&config),
+        adapter_bytes: adapter_bytes(&config, &options, &adapters),
+        adapters: adapters.len(),
+        options,
         own: own_formats(checkpoint.as_ref()),
         listed: args.tensors,
         config,
@@ -81,6 +86,9 @@ struct Report {
     own: WeightFormats,
     /// Whether every tensor is wanted.
     listed: bool,
+    /// How many LoRA adapters there are, and what they take.
+    adapters: usize,
+    adapter_bytes: u64,
     adapter: Option<AdapterDescription>,
     memory: Option<u64>,
 }
@@ -104,13 +112,18 @@ impl Report {
     fn fits(&self) -> impl Iterator<Item = Fit> {
         let mixed = Some(self.own.clone()).filter(|own| matches!(own, WeightFormats::Own(_)));
         let formats = mixed.into_iter().chain(FORMATS.into_iter().map(WeightFormats::from));
-        formats.map(|formats| Fit::new(&self.config, &self.options, &formats))
+        formats.map(|formats| self.fit(&formats))
+    }
+
+    fn fit(&self, formats: &WeightFormats) -> Fit {
+        Fit::new(&self.config, &self.options, formats, self.adapter_bytes)
     }
 
     /// What to do, in a sentence.
     fn advice(&self) -> String {
-        let formats = default_formats(&self.config, &self.options, &self.own, self.memory);
-        let fit = Fit::new(&self.config, &self.options, &formats);
+        let formats =
+            default_formats(&self.config, &self.options, &self.own, self.adapter_bytes, self.memory);
+        let fit = self.fit(&formats);
         let name = formats.name();
         match fit.fits(self.memory) {
             None if formats == self.own => {
@@ -162,6 +175,14 @@ impl Report {
         }
         for tensor in self.tensors().filter(|_| self.listed) {
             writeln!(out, "  {:<48} {:<5} {:?}", tensor.name, tensor.dtype, tensor.shape)?;
+        }
+        if self.adapters > 0 {
+            writeln!(
+                out,
+                "adapters    {}, {}, part of each total",
+                self.adapters,
+                human(self.adapter_bytes)
+            )?;
         }
         let adapter = self.adapter.as_ref();
         let device = adapter.map_or("none".into(), |a| format!("{}, memory {}", a.name, devices::memory(a)));
@@ -219,6 +240,7 @@ impl Report {
             "memory": self.memory,
             "context": self.options.context,
             "kv_cache": self.options.kv_format.name(),
+            "adapters_bytes": self.adapter_bytes,
             "fit": self.fits().map(|fit| json!({
                 "weights": fit.formats.name(),
                 "weights_bytes": fit.weights,

@@ -14,7 +14,8 @@ use crate::{
     gpu::Gpu,
     model::{
         Adapter, AdapterSet, AdapterSource, Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig,
-        ModelOptions, Progress, Stage, WeightFormats, attention_shape, expected_tensors, tune_shapes,
+        ModelOptions, Progress, Stage, WeightFormats, adapter_bytes, attention_shape, expected_tensors,
+        tune_shapes,
     },
     ops::{SelfTestShapes, Tune, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
@@ -66,16 +67,18 @@ pub fn own_formats(checkpoint: Option<&Checkpoint>) -> WeightFormats {
     checkpoint.map_or_else(|| by_name("f16").expect("a format of the table").into(), WeightFormats::own)
 }
 
-/// The most exact of the checkpoint's `own` formats, `q8_0` and `q4_0` that fits the device's memory; the
-/// smallest when none does or nothing tells how much there is. What is quantized stays as it is.
+/// The most exact of the checkpoint's `own` formats, `q8_0` and `q4_0` that fits the device's memory beside so many
+/// bytes of `adapters`; the smallest when none does or nothing tells how much there is. What is quantized stays as it is.
 pub fn default_formats(
     config: &ModelConfig,
     options: &ModelOptions,
     own: &WeightFormats,
+    adapters: u64,
     memory: Option<u64>,
 ) -> WeightFormats {
     let mut formats = usual_formats(own);
-    let fits = |formats: &WeightFormats| Fit::new(config, options, formats).fits(memory) == Some(true);
+    let fits =
+        |formats: &WeightFormats| Fit::new(config, options, formats, adapters).fits(memory) == Some(true);
     let chosen = formats.iter().position(fits).unwrap_or(formats.len() - 1);
     formats.swap_remove(chosen)
 }
@@ -119,7 +122,8 @@ impl Engine {
     ) -> Result<Arc<Self>> {
         let config = options.config(source)?;
         // What is wrong with them shows before anything that takes time.
-        adapters.iter().try_for_each(|adapter| Adapter::open(adapter, &config).map(drop))?;
+        let opened = adapters.iter().map(|adapter| Adapter::open(adapter, &config));
+        let adapter_bytes = adapter_bytes(&config, &options.model, &opened.collect::<Result<Vec<_>>>()?);
         let checkpoint = Plan::open(source, &config)?;
         if let Some(checkpoint) = checkpoint.as_ref().filter(|_| options.sliding_window.is_none()) {
             config.warn_of_window(checkpoint);
@@ -136,9 +140,9 @@ impl Engine {
                 format.into()
             }
             None if options.own_weights => own.clone(),
-            None => default_formats(&config, &options.model, &own, memory),
+            None => default_formats(&config, &options.model, &own, adapter_bytes, memory),
         };
-        let fit = Fit::new(&config, &options.model, &formats);
+        let fit = Fit::new(&config, &options.model, &formats, adapter_bytes);
         let shortage = |memory: u64| fit.shortage(&config, &options.model, &usual_formats(&own), memory);
         if let Some(memory) = memory.filter(|memory| fit.total() > *memory) {
             return Err(shortage(memory));

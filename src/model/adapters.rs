@@ -57,43 +57,102 @@ impl Adapters {
             return Err(Error::expected(ErrorKind::Argument, "adapters", expected, adapters.len()));
         }
         let loader = Loader { gpu, adapters };
-        let [hidden, intermediate, vocab] =
-            [config.hidden_size, config.intermediate_size, config.vocab_size].map(|size| size as u32);
-        let [q, kv] =
-            [config.num_attention_heads, config.num_key_value_heads].map(|n| (n * config.head_dim) as u32);
-        let alone = |outputs| LoraParts::Stacked([outputs, 0, 0]);
         let layer = |index: usize| -> Result<LayerAdapters> {
-            let load = |modules: &[&str], order, parts, inputs| {
-                let named = |module: &&str| format!("model.layers.{index}.{module}");
-                loader.load(&modules.iter().map(named).collect::<Vec<_>>(), order, parts, inputs)
-            };
-            let qkv = LoraParts::Stacked([q, kv, kv]);
-            let gate_up = LoraParts::Alternating(intermediate);
-            Ok(LayerAdapters {
-                qkv: load(
-                    &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-                    Rows::qkv(config, Rotary::Halves),
-                    qkv,
-                    hidden,
-                )?,
-                o: load(&["self_attn.o_proj"], Rows::Same, alone(hidden), q)?,
-                gate_up: load(&["mlp.gate_proj", "mlp.up_proj"], Rows::GateUp, gate_up, hidden)?,
-                down: load(&["mlp.down_proj"], Rows::Same, alone(hidden), intermediate)?,
-            })
+            let [qkv, o, gate_up, down] =
+                Product::of_block(config, index).map(|product| loader.load(&product));
+            Ok(LayerAdapters { qkv: qkv?, o: o?, gate_up: gate_up?, down: down? })
         };
         let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<Vec<_>>>()?;
-        let lm_head = loader.load(&["lm_head".to_owned()], Rows::Same, alone(vocab), hidden)?;
-        let of_layer = |layer: &LayerAdapters| {
-            let LayerAdapters { qkv, o, gate_up, down } = layer;
-            [qkv, o, gate_up, down].into_iter().flatten().map(LoraFactors::all_ranks).max()
-        };
-        let ranks =
-            layers.iter().filter_map(of_layer).chain(lm_head.as_ref().map(LoraFactors::all_ranks)).max();
-        let rows = u64::from(options.max_rows.max(options.max_logit_rows));
-        let h = ranks.map(|ranks| gpu.allocate("adapters", 4 * rows * u64::from(ranks))).transpose()?;
+        let lm_head = loader.load(&Product::lm_head(config))?;
+        let h = h_bytes(config, options, adapters);
+        let h = (h > 0).then(|| gpu.allocate("adapters", h)).transpose()?;
         gpu.flush()?;
         Ok(Self { count: adapters.len(), layers, lm_head, h })
     }
+}
+
+/// A product that adapters change.
+struct Product {
+    /// Names of the matrices that it stacks.
+    modules: Vec<String>,
+    /// Their rows in it.
+    order: Rows,
+    parts: LoraParts,
+    inputs: usize,
+}
+
+impl Product {
+    /// Those of block `index`, in the order of [`LayerAdapters`].
+    fn of_block(config: &ModelConfig, index: usize) -> [Self; 4] {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let [q, kv] = [config.num_attention_heads, config.num_key_value_heads].map(|n| n * config.head_dim);
+        let qkv = LoraParts::Stacked([q, kv, kv].map(|outputs| outputs as u32));
+        let gate_up = LoraParts::Alternating(intermediate as u32);
+        let product = |modules: &[&str], order, parts, inputs| {
+            let modules =
+                modules.iter().map(|module| format!("model.layers.{index}.{module}_proj")).collect();
+            Self { modules, order, parts, inputs }
+        };
+        [
+            product(
+                &["self_attn.q", "self_attn.k", "self_attn.v"],
+                Rows::qkv(config, Rotary::Halves),
+                qkv,
+                hidden,
+            ),
+            product(&["self_attn.o"], Rows::Same, alone(hidden), q),
+            product(&["mlp.gate", "mlp.up"], Rows::GateUp, gate_up, hidden),
+            product(&["mlp.down"], Rows::Same, alone(hidden), intermediate),
+        ]
+    }
+
+    fn lm_head(config: &ModelConfig) -> Self {
+        let (inputs, parts) = (config.hidden_size, alone(config.vocab_size));
+        Self { modules: vec!["lm_head".to_owned()], order: Rows::Same, parts, inputs }
+    }
+
+    /// Those of all blocks, and the last.
+    fn all(config: &ModelConfig) -> impl Iterator<Item = Self> {
+        let blocks = (0..config.num_hidden_layers).flat_map(|index| Self::of_block(config, index));
+        blocks.chain([Self::lm_head(config)])
+    }
+
+    /// Inputs in whole blocks.
+    fn stride(&self) -> usize {
+        self.inputs.next_multiple_of(BLOCK)
+    }
+
+    /// Ranks that each of `adapters` gets in it; `None` when all leave it alone.
+    fn ranks(&self, adapters: &[Adapter]) -> Option<usize> {
+        let ranks = |adapter: &Adapter| self.modules.iter().filter_map(|module| adapter.rank(module)).max();
+        adapters.iter().filter_map(ranks).max().map(|rank| rank.next_multiple_of(4))
+    }
+
+    /// Values of A, and of B.
+    fn sizes(&self, ranks: usize, adapters: usize) -> [usize; 2] {
+        [self.modules.len() * self.stride(), self.parts.outputs() as usize]
+            .map(|size| adapters * ranks * size)
+    }
+}
+
+fn alone(outputs: usize) -> LoraParts {
+    LoraParts::Stacked([outputs as u32, 0, 0])
+}
+
+/// Bytes of the room for what A makes of the input of any product.
+fn h_bytes(config: &ModelConfig, options: &ModelOptions, adapters: &[Adapter]) -> u64 {
+    let ranks = |product: Product| Some(product.modules.len() * product.ranks(adapters)? * adapters.len());
+    let rows = u64::from(options.max_rows.max(options.max_logit_rows));
+    4 * rows * Product::all(config).filter_map(ranks).max().unwrap_or(0) as u64
+}
+
+/// Bytes that `adapters` of a model take on the device.
+pub fn adapter_bytes(config: &ModelConfig, options: &ModelOptions, adapters: &[Adapter]) -> u64 {
+    let values = |product: Product| {
+        let ranks = product.ranks(adapters)?;
+        Some(product.sizes(ranks, adapters.len()).into_iter().sum::<usize>() as u64)
+    };
+    4 * Product::all(config).filter_map(values).sum::<u64>() + h_bytes(config, options, adapters)
 }
 
 struct Loader<'a> {
@@ -102,31 +161,21 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// What the adapters change of a product that stacks `modules`; `None` when that is nothing.
-    fn load(
-        &self,
-        modules: &[String],
-        order: Rows,
-        parts: LoraParts,
-        inputs: u32,
-    ) -> Result<Option<LoraFactors>> {
-        let of_all =
-            self.adapters.iter().flat_map(|adapter| modules.iter().map(|module| adapter.rank(module)));
-        let Some(rank) = of_all.flatten().max() else { return Ok(None) };
-        let (ranks, inputs) = (rank.next_multiple_of(4), inputs as usize);
-        let stride = inputs.next_multiple_of(BLOCK);
-        let outputs = parts.outputs() as usize;
+    /// What the adapters change of `product`; `None` when that is nothing.
+    fn load(&self, product: &Product) -> Result<Option<LoraFactors>> {
+        let Some(ranks) = product.ranks(self.adapters) else { return Ok(None) };
+        let Product { modules, order, parts, inputs } = product;
+        let (inputs, stride, outputs) = (*inputs, product.stride(), parts.outputs() as usize);
         let count = self.adapters.len();
-        let most = 4 * (ranks * count) as u64 * outputs.max(modules.len() * stride) as u64;
+        let [a_size, b_size] = product.sizes(ranks, count);
+        let most = 4 * a_size.max(b_size) as u64;
         if most > self.gpu.limits().binding {
             let expected = format!("adapters of at most {} bytes in a product", self.gpu.limits().binding);
             return Err(Error::expected(ErrorKind::OutOfMemory, &modules[0], expected, most));
         }
-        let mut a = vec![0.0; count * modules.len() * ranks * stride];
-        let mut b = vec![0.0; count * outputs * ranks];
+        let (mut a, mut b) = (vec![0.0; a_size], vec![0.0; b_size]);
         let mut targets = [0; 3];
-        let pieces =
-            a.chunks_exact_mut(modules.len() * ranks * stride).zip(b.chunks_exact_mut(outputs * ranks));
+        let pieces = a.chunks_exact_mut(a_size / count).zip(b.chunks_exact_mut(outputs * ranks));
         for (index, (adapter, (a, b))) in self.adapters.iter().zip(pieces).enumerate() {
             for (part, module) in modules.iter().enumerate() {
                 let Some(low_rank) = adapter.low_rank(module)? else { continue };
@@ -154,6 +203,6 @@ impl Loader<'_> {
         }
         let upload = |values: &[f32]| self.gpu.upload("adapters", values);
         let (a, b) = (upload(&a)?, upload(&b)?);
-        Ok(Some(LoraFactors { a, b, adapters: count as u32, ranks: ranks as u32, targets, parts }))
+        Ok(Some(LoraFactors { a, b, adapters: count as u32, ranks: ranks as u32, targets, parts: *parts }))
     }
 }

@@ -14,23 +14,31 @@ pub struct Fit {
     pub kv_cache: u64,
     /// Activations, tables and logits.
     pub scratch: u64,
+    /// Adapters.
+    pub adapters: u64,
 }
 
 impl Fit {
-    /// Adds up `config` with matrices in `formats`.
-    pub fn new(config: &ModelConfig, options: &ModelOptions, formats: impl Into<WeightFormats>) -> Self {
+    /// Adds up `config` with matrices in `formats` and [`adapter_bytes`](super::adapter_bytes) of `adapters`.
+    pub fn new(
+        config: &ModelConfig,
+        options: &ModelOptions,
+        formats: impl Into<WeightFormats>,
+        adapters: u64,
+    ) -> Self {
         let formats = formats.into();
         Self {
             weights: Weights::bytes(config, &formats).unwrap_or(u64::MAX),
             kv_cache: KvCache::bytes(config, options.kv_format, options.cache_tokens(config).into()),
             scratch: Activations::bytes(config, options),
             formats,
+            adapters,
         }
     }
 
     /// Everything.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.kv_cache).saturating_add(self.scratch)
+        [self.kv_cache, self.scratch, self.adapters].into_iter().fold(self.weights, u64::saturating_add)
     }
 
     /// Whether it fits into `memory` bytes with a tenth to spare for the driver; `None` when that is unknown.
@@ -38,12 +46,13 @@ impl Fit {
         memory.map(|memory| self.total() <= memory / 10 * 9)
     }
 
-    /// The longest context in tokens at which matrices in `formats` fit into `memory` bytes, at most the
-    /// model's own; `None` when they fit with none.
+    /// The longest context in tokens at which matrices in `formats` and so many bytes of `adapters` fit into `memory`
+    /// bytes, at most the model's own; `None` when they fit with none.
     pub fn longest_context(
         config: &ModelConfig,
         options: &ModelOptions,
         formats: &WeightFormats,
+        adapters: u64,
         memory: u64,
     ) -> Option<u32> {
         let fits = |pages: u32| {
@@ -52,7 +61,7 @@ impl Fit {
             let share = |tokens: u32| u64::from(tokens) * u64::from(context) / u64::from(options.context);
             let cache_tokens = options.cache_tokens.map(|tokens| share(tokens).max(1) as u32);
             let options = ModelOptions { context, cache_tokens, ..*options };
-            Self::new(config, &options, formats).fits(Some(memory)) == Some(true)
+            Self::new(config, &options, formats, adapters).fits(Some(memory)) == Some(true)
         };
         let (mut longest, mut too_long) = (0, config.max_position_embeddings as u32 / PAGE + 1);
         while too_long - longest > 1 {
@@ -71,7 +80,9 @@ impl Fit {
         choices: &[WeightFormats],
         memory: u64,
     ) -> Error {
-        let longest = |formats| Some((formats, Self::longest_context(config, options, formats, memory)?));
+        let longest = |formats| {
+            Some((formats, Self::longest_context(config, options, formats, self.adapters, memory)?))
+        };
         let named = |(formats, context): (&WeightFormats, u32)| match formats {
             WeightFormats::Uniform(format) => {
                 format!("--weights {} with --context up to {context}", format.name)
@@ -88,10 +99,14 @@ impl Fit {
         let advice = if advice.is_empty() { "nothing smaller fits".into() } else { advice.join(", or ") };
         let [total, weights, kv_cache, scratch, memory] =
             [self.total(), self.weights, self.kv_cache, self.scratch, memory].map(size);
+        let adapters = match self.adapters {
+            0 => String::new(),
+            bytes => format!(", adapters {}", size(bytes)),
+        };
         let (format, context, kv) = (self.formats.name(), options.context, options.kv_format.name());
         let message = format!(
             "{format} weights, a context of {context} tokens and a KV cache in {kv} take {total} (weights \
-             {weights}, KV cache {kv_cache}, scratch {scratch}) of the {memory} that are left; what fits: {advice}"
+             {weights}, KV cache {kv_cache}, scratch {scratch}{adapters}) of the {memory} that are left; what fits: {advice}"
         );
         Error::new(ErrorKind::OutOfMemory, "model", message)
     }

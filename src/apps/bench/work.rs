@@ -160,5 +160,5 @@ pub fn least_seconds(case: Case, stored: &Stored, roofline: &Roofline, dispatche
 /// Whether the device's memory takes the model with the cache that `case` needs.
 pub fn fits(case: Case, stored: &Stored, memory: Option<u64>) -> bool {
     let options = ModelOptions { cache_tokens: Some(case.cache_tokens(stored)), ..*stored.options };
-    Fit::new(stored.config, &options, stored.formats).fits(memory) != Some(false)
+    Fit::new(stored.config, &options, stored.formats, 0).fits(memory) != Some(false)
 }

@@ -139,7 +139,7 @@ impl Report {
         let options = engine.model_options();
         self.model = Some(Model {
             model,
-            model_size: Fit::new(engine.config(), options, engine.formats()).weights,
+            model_size: Fit::new(engine.config(), options, engine.formats(), 0).weights,
             model_n_params: engine.config().parameters(),
             weights: engine.formats().name(),
             n_batch: options.max_rows,
