@@ -208,6 +208,7 @@ impl Checkpoint {
 
     /// Gives the memory behind a tensor back to the system, for a tensor that will not be read again soon:
     /// reading it later fetches it from the file again. Only advice, and only on Unix.
+    #[cfg_attr(not(unix), expect(unused_variables))]
     pub fn release(&self, name: &str) {
         #[cfg(unix)]
         if let Some(Location { file, bytes, .. }) = self.tensors.get(name) {
