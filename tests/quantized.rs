@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use device::FLOOR;
+use device::{FLOOR, GPU};
 use golden::Golden;
 use logits::{difference, exact_options};
 use mistral_wgpu::{
@@ -23,7 +23,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const VARIANTS: [&str; 4] = ["awq", "gptq", "gptq-symmetric", "gptq-v2-act-order"];
+const VARIANTS: [&str; 5] = ["awq", "gptq", "gptq-symmetric", "gptq-v2-act-order", "gptq-act-order"];
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantized").join(name)
@@ -60,14 +60,47 @@ fn logits_are_those_of_the_dequantized_weights() {
 
 #[test]
 fn codes_stay_as_they_are() {
-    for (name, format) in
-        [("awq", "int4"), ("gptq", "int4"), ("gptq-symmetric", "q4_0"), ("gptq-v2-act-order", "f32")]
-    {
+    for (name, format) in [
+        ("awq", "int4"),
+        ("gptq", "int4"),
+        ("gptq-symmetric", "q4_0"),
+        ("gptq-v2-act-order", "int4"),
+        ("gptq-act-order", "q4_0"),
+    ] {
         let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
         let tensor = checkpoint.tensor("model.layers.1.mlp.down_proj.weight").unwrap();
         assert_eq!((tensor.dtype.to_string().as_str(), tensor.shape), (format, &[64, 96][..]));
         let formats = WeightFormats::own(&checkpoint);
         assert_eq!(formats.of("lm_head.weight").name, "f16");
+        assert_eq!(formats.reordered(), name.ends_with("act-order"));
+    }
+}
+
+/// Kernels that round activations to codes read them in the order of the columns, too.
+#[test]
+fn rounded_activations_are_in_the_order_of_the_columns() {
+    for name in VARIANTS {
+        let golden = Golden::open(&format!("quantized/{name}/golden.safetensors"));
+        let found = logits(&GPU, &fixture(name), &golden.ids("tokens"), 64);
+        let error = difference(&found, &golden.f32("logits"));
+        println!("{name}: {error:e}");
+        assert!(error <= 0.15, "{name}: {error:e}");
+    }
+}
+
+/// A column more in one group and one less in another leave a block with columns of both.
+#[test]
+fn groups_that_no_order_makes_blocks_become_numbers() {
+    let name = "model.layers.1.mlp.down_proj";
+    let mut file = fs::read(fixture("gptq-act-order").join("model.safetensors")).unwrap();
+    let start = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..start]).unwrap();
+    let at = start + header[format!("{name}.g_idx")]["data_offsets"][0].as_u64().unwrap() as usize;
+    file[at] ^= 1;
+    let checkpoint = changed("gptq-act-order", |_| (), Some(&file)).unwrap();
+    for (part, format) in [("down", "f32"), ("up", "q4_0")] {
+        let name = format!("model.layers.1.mlp.{part}_proj.weight");
+        assert_eq!(checkpoint.tensor(&name).unwrap().dtype.to_string(), format);
     }
 }
 

@@ -20,7 +20,7 @@ use pollster::block_on;
 fn shapes(weights: &str, kv: KvFormat) -> SelfTestShapes {
     let head_dim = if kv.numbers().scale_halves > 0 { 32 } else { 20 };
     let attention = AttentionShape { heads: 6, kv_heads: 2, head_dim, kv };
-    SelfTestShapes { weights: by_name(weights).unwrap(), attention, bias: true }
+    SelfTestShapes { weights: by_name(weights).unwrap(), attention, bias: true, reordered: true }
 }
 
 /// What a bound may be at most: factors rounded to 8-bit codes or 16-bit floats are far from exact.

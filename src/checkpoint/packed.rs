@@ -4,6 +4,8 @@
 //! weight `(row, col)` is `scale * (code - zero)` by the scale and zero point of `col`'s group. GPTQ packs the codes of eight
 //! columns in a word, `[cols / 8, rows]`, AWQ those of eight rows, `[cols, rows / 8]`; zero points are packed by rows in both.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 
 use super::DType;
@@ -38,6 +40,8 @@ pub(super) struct Packed<'a> {
     pub scale_type: DType,
     /// The group of every column as an `i32`, where it is not `col / group`.
     pub groups: Option<&'a [u8]>,
+    /// The columns ordered by group, where that makes every block one of columns of the same group.
+    pub order: Option<&'a Arc<[u32]>>,
 }
 
 /// Word `index` of little-endian words.
@@ -58,16 +62,16 @@ impl Packing {
 
 impl Packed<'_> {
     /// The format that holds such values as they are: with zero points in the middle `q4_0`, with others `int4`.
-    /// Where neighbouring columns are of different groups none of 4 bits does: products of 11 bits by 4 take `f32`.
+    /// Where columns of different groups share a block in any order none of 4 bits does: products of 11 bits by 4 take `f32`.
     pub fn format(&self) -> &'static Format {
         let middle = || {
             let groups = self.cols.div_ceil(self.group);
             (0..groups).all(|group| (0..self.rows).all(|row| self.zero(row, group) == 8))
         };
-        let name = match self.groups {
-            Some(_) => "f32",
-            None if middle() => "q4_0",
-            None => "int4",
+        let name = match (self.groups, self.order) {
+            (Some(_), None) => "f32",
+            _ if middle() => "q4_0",
+            _ => "int4",
         };
         by_name(name).expect("a format of the table")
     }
@@ -102,18 +106,15 @@ impl Packed<'_> {
         self.groups.map_or(col / self.group, |groups| word(groups, col) as usize)
     }
 
-    /// Codes of block `block` of a row.
-    fn block(&self, row: usize, block: usize) -> [u8; BLOCK] {
-        std::array::from_fn(|i| self.code(row, block * BLOCK + i))
-    }
-
-    /// Moves a row to its part of the planes of [`format`](Self::format).
+    /// Moves a row to its part of the planes of [`format`](Self::format), its columns in [`order`](Self::order).
     pub fn unpack_row(&self, row: usize, format: &Format, codes: &mut [u32], scales: &mut [u16]) {
         let planes =
             codes.chunks_exact_mut(format.code_words).zip(scales.chunks_exact_mut(format.scale_halves));
         for (block, (codes, scales)) in planes.enumerate() {
-            let group = self.group(block * BLOCK);
-            pack_codes(&self.block(row, block), codes);
+            let col =
+                |i: usize| self.order.map_or(block * BLOCK + i, |order| order[block * BLOCK + i] as usize);
+            let group = self.group(col(0));
+            pack_codes(&std::array::from_fn(|i| self.code(row, col(i))), codes);
             scales[0] = self.scale(row, group).to_bits();
             if let Some(zero) = scales.get_mut(1) {
                 *zero = f16::from(self.zero(row, group)).to_bits();
@@ -124,15 +125,15 @@ impl Packed<'_> {
     /// The weights of a row.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-            let codes = self.block(row, block);
             let mut group = self.group(block * BLOCK);
             let mut common = (self.scale(row, group), self.zero(row, group));
-            for (i, (out, code)) in out.iter_mut().zip(codes).enumerate() {
+            for (i, out) in out.iter_mut().enumerate() {
                 let own = self.group(block * BLOCK + i);
                 if own != group {
                     (group, common) = (own, (self.scale(row, own), self.zero(row, own)));
                 }
-                *out = common.0.to_f32() * (f32::from(code) - f32::from(common.1));
+                *out =
+                    common.0.to_f32() * (f32::from(self.code(row, block * BLOCK + i)) - f32::from(common.1));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use half::f16;
 use serde_json::Value;
@@ -28,6 +29,7 @@ pub(super) struct Parts {
     zeros: Location,
     scales: Location,
     groups: Option<Location>,
+    order: Option<Arc<[u32]>>,
 }
 
 /// Where a folder may say how its matrices are packed, and by which method if it does not say that.
@@ -184,7 +186,7 @@ impl Checkpoint {
         if let Some(scale) = values.iter().find(|scale| f16::from_f32(**scale).to_f32() != **scale) {
             return refuse("scales", "numbers that f16 holds exactly".to_owned(), scale.to_string());
         }
-        let groups = match groups {
+        let (groups, order) = match groups {
             Some(groups) if groups.shape != [cols] => {
                 return refuse("g_idx", format!("shape {:?}", [cols]), format!("{:?}", groups.shape));
             }
@@ -194,11 +196,13 @@ impl Checkpoint {
                 if let Some(id) = ids.clone().find(|id| *id >= count) {
                     return refuse("g_idx", format!("groups below {count}"), id.to_string());
                 }
-                (!ids.enumerate().all(|(col, id)| id == col / group)).then_some(groups)
+                let ids: Vec<_> = ids.collect();
+                let usual = ids.iter().enumerate().all(|(col, id)| *id == col / group);
+                if usual { (None, None) } else { (Some(groups), order_by_group(&ids)) }
             }
-            None => None,
+            None => (None, None),
         };
-        let parts = Parts { packing: scheme.packing, group, zeros, scales, groups };
+        let parts = Parts { packing: scheme.packing, group, zeros, scales, groups, order };
         let parts = Some(Box::new(parts));
         let mut matrix = Location { shape: vec![rows, cols], integers: false, parts, ..codes };
         matrix.dtype = DType::of(self.packed(&matrix).expect("has parts").format());
@@ -219,6 +223,16 @@ impl Checkpoint {
             scales: bytes(&parts.scales),
             scale_type: parts.scales.dtype,
             groups: parts.groups.as_ref().map(bytes),
+            order: parts.order.as_ref(),
         })
     }
+}
+
+/// The columns ordered by their `groups`; `None` where a block would have columns of different ones even so.
+fn order_by_group(groups: &[usize]) -> Option<Arc<[u32]>> {
+    let mut order: Vec<u32> = (0..groups.len() as u32).collect();
+    order.sort_by_key(|col| groups[*col as usize]);
+    let group = |col: &u32| groups[*col as usize];
+    let alike = |block: &[u32]| block.iter().all(|col| group(col) == group(&block[0]));
+    order.chunks(BLOCK).all(alike).then(|| order.into())
 }

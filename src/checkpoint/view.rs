@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytemuck::{Pod, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
@@ -110,12 +111,18 @@ impl TensorView<'_> {
         self.packed.is_some()
     }
 
+    /// Column of the matrix that each column is in [`unpack_row`](Self::unpack_row)'s rows, where that is another.
+    pub fn order(&self) -> Option<&Arc<[u32]>> {
+        self.packed.as_ref().and_then(|packed| packed.order)
+    }
+
     /// Bytes of a row in the file, on average.
     pub fn row_bytes(&self) -> usize {
         self.bytes.len() / (self.elements() / self.cols().max(1)).max(1)
     }
 
-    /// Moves a row to its part of the planes of the format that its [`dtype`](Self::dtype) is, without loss.
+    /// Moves a row to its part of the planes of the format that its [`dtype`](Self::dtype) is, without loss, its
+    /// columns in another [`order`](Self::order) if there is one.
     ///
     /// # Panics
     /// As [`Format::unpack_row`].

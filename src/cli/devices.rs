@@ -86,7 +86,10 @@ fn test(args: &Args, json: bool) -> Outcome {
     let kv_formats: Vec<_> = KvFormat::all().collect();
     for (weights, kv) in FORMATS.into_iter().zip(kv_formats.into_iter().cycle()) {
         let attention = AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv };
-        rows.extend(block_on(self_test(&gpu, &SelfTestShapes { weights, attention, bias: true }))?);
+        rows.extend(block_on(self_test(
+            &gpu,
+            &SelfTestShapes { weights, attention, bias: true, reordered: true },
+        ))?);
     }
     rows.sort_by(|a, b| (&a.variant, &a.case).cmp(&(&b.variant, &b.case)));
     rows.dedup_by(|a, b| (&a.variant, &a.case) == (&b.variant, &b.case));

@@ -164,9 +164,9 @@ impl Engine {
         }
         gpu.load_pipelines(None)?;
         if !options.skip_self_test {
-            let bias = config.attention_bias || config.mlp_bias;
+            let (bias, reordered) = (config.attention_bias || config.mlp_bias, formats.reordered());
             for weights in formats.all() {
-                ensure_self_test(&gpu, &SelfTestShapes { weights, attention, bias }, None).await?;
+                ensure_self_test(&gpu, &SelfTestShapes { weights, attention, bias, reordered }, None).await?;
             }
         }
         let shapes = tune_shapes(&config, &options.model, &formats);

@@ -46,6 +46,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "mat_vec",
     "mat_vec_output",
     "mat_vec_rows",
+    "permute",
     "quant/activations",
     "quant/bf16",
     "quant/codes4",

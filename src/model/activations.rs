@@ -5,6 +5,7 @@ use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu},
     ops::{AttentionShape, PAGE, RouteShape, Routes, Row, WorkItem, count},
+    quant::BLOCK,
     reference::rope_table,
     tensor::{Q8Tensor, Tensor},
 };
@@ -95,6 +96,8 @@ pub(super) struct Activations {
     pub intermediate: ProductInput,
     /// Input of the output projection, `[logit rows, hidden]`.
     pub final_norm: ProductInput,
+    /// The input of a product in the order of its weight's columns, `[rows, …]`, where any has another.
+    pub ordered: Option<Buffer>,
     /// Copies of `x` at the beginning of each block, when asked for: `[layers][rows, hidden]`.
     pub hidden_states: Vec<Tensor>,
     /// `[partials, heads, head_dim + 2]`, `f32`.
@@ -132,9 +135,16 @@ fn widths(config: &ModelConfig) -> [usize; 8] {
     [hidden, hidden, hidden, qkv, heads, heads, 2 * intermediate, intermediate]
 }
 
+/// Bytes of the widest input of a product.
+fn ordered_bytes(config: &ModelConfig, options: &ModelOptions) -> u64 {
+    let heads = config.num_attention_heads * config.head_dim;
+    let cols = config.hidden_size.max(config.intermediate_size).max(heads).next_multiple_of(BLOCK);
+    4 * u64::from(options.max_rows.max(options.max_logit_rows)) * cols as u64
+}
+
 impl Activations {
     /// Bytes on the device, tables and the logits included.
-    pub fn bytes(config: &ModelConfig, options: &ModelOptions) -> u64 {
+    pub fn bytes(config: &ModelConfig, options: &ModelOptions, reordered: bool) -> u64 {
         let rows = u64::from(options.max_rows);
         let pairs = rows * u64::from(per_row(config));
         let [dense @ .., gate_up, intermediate] = widths(config);
@@ -150,7 +160,8 @@ impl Activations {
             + Q8Tensor::bytes(options.max_logit_rows.into(), config.hidden_size as u64);
         let experts =
             config.experts.map_or(0, |shape| ExpertActivations::bytes(shape, rows, config.hidden_size));
-        4 * floats + q8 + experts + u64::from(partial_capacity(options.max_rows)) * partial
+        let ordered = if reordered { ordered_bytes(config, options) } else { 0 };
+        4 * floats + q8 + experts + ordered + u64::from(partial_capacity(options.max_rows)) * partial
     }
 
     pub fn new(
@@ -159,6 +170,7 @@ impl Activations {
         options: &ModelOptions,
         shape: AttentionShape,
         segments: usize,
+        reordered: bool,
     ) -> Result<Self> {
         let rows = options.max_rows;
         let tensor = |label: &str, cols: usize| Tensor::zeros(gpu, label, rows, cols as u32);
@@ -186,6 +198,9 @@ impl Activations {
             gate_up: Tensor::zeros(gpu, "gate_up", pairs, gate_up as u32)?,
             intermediate: ProductInput::new(gpu, "intermediate", pairs, intermediate)?,
             final_norm: ProductInput::new(gpu, "final norm", options.max_logit_rows, hidden)?,
+            ordered: reordered
+                .then(|| gpu.allocate("ordered", ordered_bytes(config, options)))
+                .transpose()?,
             hidden_states: Vec::new(),
             partials: gpu.allocate("partials", u64::from(partials) * partial_bytes)?,
             rows: gpu.allocate("rows", u64::from(rows) * size_of::<Row>() as u64)?,

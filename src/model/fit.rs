@@ -30,7 +30,7 @@ impl Fit {
         Self {
             weights: Weights::bytes(config, &formats).unwrap_or(u64::MAX),
             kv_cache: KvCache::bytes(config, options.kv_format, options.cache_tokens(config).into()),
-            scratch: Activations::bytes(config, options),
+            scratch: Activations::bytes(config, options, formats.reordered()),
             formats,
             adapters,
         }

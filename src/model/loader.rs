@@ -101,7 +101,7 @@ impl<'a> Loader<'a> {
     /// taken as they are.
     pub fn matrix(&mut self, weight: &Weight, (names, order): &(Vec<String>, Rows)) -> Result<()> {
         let tensors = self.tensors(names)?;
-        let (format, cols) = (weight.format, weight.cols as usize);
+        let (format, cols, reordered) = (weight.format, weight.cols as usize, weight.order.is_some());
         // An even number of rows, as `Weight::write_rows` wants them to begin.
         let step = (STAGING_VALUES as u32 / weight.cols).max(2) & !1;
         let blocks = format.blocks(cols);
@@ -123,7 +123,9 @@ impl<'a> Loader<'a> {
                 tensor.to_f32(row * cols, &mut values);
                 check_finite(tensor, &values)?;
                 match tensor.dtype {
-                    DType::Blocks(own) if own == format => tensor.unpack_row(*row, codes, scales),
+                    DType::Blocks(own) if own == format && reordered == tensor.order().is_some() => {
+                        tensor.unpack_row(*row, codes, scales);
+                    }
                     _ => format.encode_rows(&values, cols, codes, &mut scales[..row_scales]),
                 }
                 Ok(())

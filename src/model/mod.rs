@@ -41,6 +41,6 @@ pub use synthetic::{SYNTHETIC, Synthetic};
 pub use tensors::{check, expected_tensors};
 pub use transformer::{Model, ModelOptions};
 pub use tune::tune_shapes;
-pub use weight_formats::WeightFormats;
+pub use weight_formats::{Stored, WeightFormats};
 pub(crate) use weights::EMBEDDING;
 pub use weights::{Layer, Weights, matrix_bytes};

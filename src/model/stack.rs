@@ -1,5 +1,7 @@
 //! Which tensors of a checkpoint are one matrix on the device, and in which order their rows lie there.
 
+use std::sync::Arc;
+
 use super::{
     ModelConfig, WeightFormats,
     tensors::{EXPERTS, biased},
@@ -25,9 +27,10 @@ pub(super) struct Stack {
     experts: u32,
 }
 
-/// A matrix of a [`Stack`]: rows in one format.
+/// A matrix of a [`Stack`]: rows in one format, their columns in one order.
 pub(super) struct Run {
     pub format: &'static Format,
+    order: Option<Arc<[u32]>>,
     pub rows: u32,
     pub cols: u32,
     pub experts: u32,
@@ -77,16 +80,18 @@ impl Stack {
         ]
     }
 
-    /// The matrices that it consists of: one, unless its tensors are in different formats.
+    /// The matrices that it consists of: one, unless its tensors are in different formats or orders of columns.
     pub fn runs(&self, formats: &WeightFormats) -> Vec<Run> {
-        // Whether every tensor has the format of that which comes `step` later.
+        let stored = |name: &str| (formats.of(name), formats.order(name));
+        // Whether every tensor is stored like that which comes `step` later.
         let alike = |step| {
             let later = self.tensors.iter().skip(step);
-            self.tensors.iter().zip(later).all(|((a, _), (b, _))| formats.of(a) == formats.of(b))
+            self.tensors.iter().zip(later).all(|((a, _), (b, _))| stored(a) == stored(b))
         };
         if let Rows::Experts { parts, rows } = self.order {
             let run = |part: usize, parts: usize, format| Run {
                 format,
+                order: None,
                 rows: (rows / parts) as u32,
                 cols: self.cols as u32,
                 experts: self.experts,
@@ -112,10 +117,15 @@ impl Stack {
         let mut runs: Vec<Run> = Vec::new();
         let mut first_output = 0;
         for (name, rows) in &self.tensors {
-            let (format, rows, cols) = (formats.of(name), *rows as u32, self.cols as u32);
+            let ((format, order), rows, cols) = (stored(name), *rows as u32, self.cols as u32);
             match runs.last_mut() {
-                Some(last) if last.format == format && !apart => last.rows += rows,
-                _ => runs.push(Run { format, rows, cols, experts: 1, first_output, output_step }),
+                Some(last) if (last.format, last.order.as_ref()) == (format, order) && !apart => {
+                    last.rows += rows;
+                }
+                _ => {
+                    let order = order.cloned();
+                    runs.push(Run { format, order, rows, cols, experts: 1, first_output, output_step });
+                }
             }
             first_output += if apart { 1 } else { rows };
         }
@@ -132,7 +142,8 @@ impl Stack {
         let weight = |run: Run| {
             let weight =
                 Weight::allocate_experts(gpu, self.label, run.format, run.experts, run.rows, run.cols)?;
-            Ok(Weight { bias: bias.clone(), ..weight.at(run.first_output, run.output_step) })
+            let order = run.order.map(|order| gpu.upload("order", &order)).transpose()?;
+            Ok(Weight { bias: bias.clone(), order, ..weight.at(run.first_output, run.output_step) })
         };
         self.runs(formats).into_iter().map(weight).collect()
     }

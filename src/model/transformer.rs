@@ -118,7 +118,8 @@ impl Model {
         let segment_bytes = options.segment_bytes.min(gpu.limits().binding);
         let tokens = options.cache_tokens(&config);
         let cache = KvCache::new(gpu, &config, options.kv_format, tokens, segment_bytes)?;
-        let activations = Activations::new(gpu, &config, &options, cache.shape, cache.segments())?;
+        let activations =
+            Activations::new(gpu, &config, &options, cache.shape, cache.segments(), weights.reordered())?;
         let rope = RopeTable::new(gpu, &config, options.context)?;
         let logits = Tensor::zeros(gpu, "logits", options.max_logit_rows, config.vocab_size as u32)?;
         // Steps may be submitted while those before them are under way.
@@ -486,7 +487,8 @@ impl Model {
         let (x, x_q8, counts) = (&x.f32, Some(&x.q8), &a.counts);
         let product = |weight| Matmul { weight, x, x_q8, y, rows, counts, experts: None, label };
         let products = weights.iter().map(product).collect();
-        Linear { products, adapters: adapters.zip(self.adapters.h.as_ref()), rows: &a.rows, row_ids: None }
+        let (adapters, ordered) = (adapters.zip(self.adapters.h.as_ref()), a.ordered.as_ref());
+        Linear { products, adapters, ordered, rows: &a.rows, row_ids: None }
     }
 }
 

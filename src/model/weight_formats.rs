@@ -2,10 +2,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::{tensors::EXPERTS, weights::EMBEDDING};
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, TensorView},
     quant::{FORMATS, Format},
 };
+
+/// How a matrix is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Format of its rows.
+    pub format: &'static Format,
+    /// Column of the tensor that each of its columns is, where that is another.
+    pub order: Option<Arc<[u32]>>,
+}
 
 /// The format of every matrix of a model on the device.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,7 +23,7 @@ pub enum WeightFormats {
     /// The same for all.
     Uniform(&'static Format),
     /// By name of the tensor, as in the model's own file.
-    Own(Arc<BTreeMap<String, &'static Format>>),
+    Own(Arc<BTreeMap<String, Stored>>),
 }
 
 impl From<&'static Format> for WeightFormats {
@@ -32,10 +42,9 @@ impl WeightFormats {
     /// Those of the tensors of a checkpoint, which are matrices.
     pub fn own(checkpoint: &Checkpoint) -> Self {
         let matrices = checkpoint.tensors().filter(|tensor| tensor.shape.len() > 1);
-        let formats: BTreeMap<_, _> =
-            matrices.map(|tensor| (tensor.name.to_owned(), tensor.dtype.format())).collect();
+        let formats = matrices.map(|tensor| (tensor.name.to_owned(), stored(&tensor))).collect();
         match Self::Own(Arc::new(formats)) {
-            own if own.all().len() == 1 => Self::Uniform(own.all()[0]),
+            own if own.all().len() == 1 && !own.reordered() => Self::Uniform(own.all()[0]),
             own => own,
         }
     }
@@ -44,8 +53,21 @@ impl WeightFormats {
     pub fn of(&self, tensor: &str) -> &'static Format {
         match self {
             Self::Uniform(format) => format,
-            Self::Own(formats) => formats.get(tensor).copied().unwrap_or(FORMATS[0]),
+            Self::Own(formats) => formats.get(tensor).map_or(FORMATS[0], |stored| stored.format),
         }
+    }
+
+    /// The order of a tensor's columns, where it is not its own.
+    pub fn order(&self, tensor: &str) -> Option<&Arc<[u32]>> {
+        match self {
+            Self::Uniform(_) => None,
+            Self::Own(formats) => formats.get(tensor).and_then(|stored| stored.order.as_ref()),
+        }
+    }
+
+    /// Whether any matrix has its columns in another order.
+    pub fn reordered(&self) -> bool {
+        matches!(self, Self::Own(formats) if formats.values().any(|stored| stored.order.is_some()))
     }
 
     /// All that are in use, the most exact first.
@@ -53,7 +75,7 @@ impl WeightFormats {
         match self {
             Self::Uniform(format) => vec![format],
             Self::Own(formats) => {
-                let used = |format: &&'static Format| formats.values().any(|own| own == format);
+                let used = |format: &&'static Format| formats.values().any(|own| own.format == *format);
                 FORMATS.into_iter().filter(used).collect()
             }
         }
@@ -62,5 +84,16 @@ impl WeightFormats {
     /// Their names, with a plus between.
     pub fn name(&self) -> String {
         self.all().iter().map(|format| format.name).collect::<Vec<_>>().join("+")
+    }
+}
+
+/// As in its file. Rows of a matrix in another order of columns are for products alone, and for all rows of their input:
+/// what is read by row, and experts, become numbers.
+fn stored(tensor: &TensorView) -> Stored {
+    match tensor.order() {
+        Some(_) if tensor.name == EMBEDDING || tensor.name.contains(EXPERTS) => {
+            Stored { format: FORMATS[0], order: None }
+        }
+        order => Stored { format: tensor.dtype.format(), order: order.cloned() },
     }
 }

@@ -174,6 +174,13 @@ impl Weights {
         Ok(())
     }
 
+    /// Whether any matrix has its columns in another order than its input.
+    pub(super) fn reordered(&self) -> bool {
+        let matrices =
+            self.layers.iter().flat_map(|Layer { qkv, o, gate_up, down, .. }| [qkv, o, gate_up, down]);
+        matrices.flatten().chain(&self.lm_head).any(|weight| weight.order.is_some())
+    }
+
     /// The output projection, `[vocab, hidden]`.
     pub fn lm_head(&self) -> &Weight {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)

@@ -26,7 +26,7 @@ pub(super) const EXPERTS: &str = "experts";
 pub struct Matmul<'a> {
     /// `[outputs, inputs]`.
     pub weight: &'a Weight,
-    /// `[rows, inputs]`; with experts, `[rows * chosen, inputs]` in the order of the routes.
+    /// `[rows, inputs]`, in the weight's order of columns; with experts, `[rows * chosen, inputs]` in the order of the routes.
     pub x: &'a Tensor,
     /// Room for `x` in 8-bit codes, for kernels that multiply integers. Without it, none is chosen.
     pub x_q8: Option<&'a Q8Tensor>,

@@ -12,6 +12,7 @@ mod lora;
 mod mat_mat;
 mod mat_vec;
 mod matmul;
+mod permute;
 mod quantize;
 mod residual_add;
 mod rms_norm;
@@ -37,6 +38,7 @@ pub use lora::{LORA_DOWN, LORA_UP, Lora, LoraDownShape, LoraFactors, LoraParts, 
 pub use mat_mat::{MAT_MAT, MatMatShape, rounds_to_f16};
 pub use mat_vec::{MAT_VEC, MatVecShape};
 pub use matmul::Matmul;
+pub use permute::{PERMUTE, Permute};
 pub use quantize::{QUANTIZE, Quantize};
 pub use residual_add::{RESIDUAL_ADD, ResidualAdd};
 pub use rms_norm::{RMS_NORM, RmsNorm, RmsNormShape};

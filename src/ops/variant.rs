@@ -169,6 +169,7 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&SWIGLU, formats),
         keys(&ROUTE, route),
         keys(&GATHER, formats),
+        keys(&PERMUTE, formats),
         keys(&EXPERT_SUM, [()]),
         keys(&RESIDUAL_ADD, [()]),
         keys(&ADJUST_LOGITS, [()]),

@@ -38,6 +38,9 @@ pub struct Weight {
     pub parts: Vec<WeightPart>,
     /// What a product adds to its outputs, `f32`, one for each column of the product.
     pub bias: Option<Buffer>,
+    /// Columns of a product's input in the order of its own, `[cols]`, `u32`, where that is another:
+    /// [`Permute`](super::Permute) brings them into it.
+    pub order: Option<Buffer>,
 }
 
 /// Neighbouring rows of a [`Weight`], small enough to be bound by a kernel: rows of one matrix, or several
@@ -122,7 +125,17 @@ impl Weight {
             .step_by(run as usize)
             .flat_map(|first| (first..first + run).step_by(part_rows as usize));
         let parts = first_rows.map(part).collect::<Result<_>>()?;
-        Ok(Self { format, rows, cols, experts, first_output: 0, output_step: 1, parts, bias: None })
+        Ok(Self {
+            format,
+            rows,
+            cols,
+            experts,
+            first_output: 0,
+            output_step: 1,
+            parts,
+            bias: None,
+            order: None,
+        })
     }
 
     /// The same, for products whose columns `first_output + output_step * row` are those of its rows.

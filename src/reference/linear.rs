@@ -38,3 +38,8 @@ pub fn quantize(x: &[f32], cols: usize) -> Vec<f32> {
     };
     x.chunks_exact(cols).flat_map(|row| row.chunks(BLOCK)).flat_map(rounded).collect()
 }
+
+/// Column `order[j]` of `x`, `[rows, cols]`, as column `j`.
+pub fn permute(x: &[f32], order: &[u32]) -> Vec<f32> {
+    x.chunks_exact(order.len()).flat_map(|row| order.iter().map(|col| row[*col as usize])).collect()
+}

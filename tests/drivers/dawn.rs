@@ -172,7 +172,9 @@ fn operations(gpu: &Gpu, config: &ModelConfig, checks: &mut Checks) -> Result<()
         let attention = shape(kvs[index % kvs.len()]);
         // A handle of its own, for what is rejected.
         let gpu = gpu.with_own_rejections();
-        for row in block_on(self_test(&gpu, &SelfTestShapes { weights, attention, bias: true }))? {
+        for row in
+            block_on(self_test(&gpu, &SelfTestShapes { weights, attention, bias: true, reordered: true }))?
+        {
             let name = format!("{} ({})", row.variant, row.case);
             checks.check(&name, row.error, if row.ok { row.bound } else { -1.0 });
         }

@@ -27,6 +27,8 @@ pub struct SelfTestShapes {
     pub attention: AttentionShape,
     /// Whether products add a bias, too.
     pub bias: bool,
+    /// Whether matrices have their columns in another order than their input.
+    pub reordered: bool,
 }
 
 /// How one variant did in one case.
@@ -56,6 +58,9 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
     let mut test = SelfTest { gpu, rows: Vec::new() };
     linear::embedding(&mut test, shapes.weights).await?;
     linear::quantize(&mut test).await?;
+    if shapes.reordered {
+        linear::permute(&mut test).await?;
+    }
     linear::mat_vec(&mut test, shapes.weights, shapes.bias).await?;
     linear::mat_mat(&mut test, shapes.weights, shapes.bias).await?;
     lora::lora(&mut test).await?;
@@ -81,7 +86,8 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
 /// As [`self_test`].
 pub async fn ensure_self_test(gpu: &Gpu, shapes: &SelfTestShapes, cache_dir: Option<&Path>) -> Result<()> {
     let bias = if shapes.bias { ", bias" } else { "" };
-    let subject = format!("{}, {:?}{bias}", shapes.weights.name, shapes.attention);
+    let reordered = if shapes.reordered { ", reordered" } else { "" };
+    let subject = format!("{}, {:?}{bias}{reordered}", shapes.weights.name, shapes.attention);
     let kept = Kept::new(gpu, "self-test", &subject, cache_dir);
     let known: Option<Vec<SelfTestRow>> = kept.read().and_then(|rows| serde_json::from_slice(&rows).ok());
     match known.filter(|rows| !rows.is_empty()) {
