@@ -21,8 +21,13 @@ import package::weight::{WeightScale, weight_codes, weight_dot, weight_quad, wei
 alias Sums = array<array<f32, COLS>, ROWS>;
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
-    var task = first_task(id.y);
+fn main(
+    @builtin(workgroup_id) workgroup: vec3u,
+    @builtin(global_invocation_id) id: vec3u,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    // Not that of the invocation: the loop over an expert's rows has to be the same for all that exchange values.
+    var task = first_task(workgroup.y);
     @if(experts)
     for (; task.first < task.end; task.first += COLS) {
         multiply(task, id.x * ROWS, lane % 4u);

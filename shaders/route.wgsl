@@ -70,31 +70,27 @@ fn main(@builtin(local_invocation_index) index: u32) {
 // Writes the choices of a row, each with the expert in place of its place, and counts them. Logits that are no numbers
 // choose some expert, too.
 fn choose(row: u32, index: u32) {
-    var values: array<f32, EXPERTS>;
-    for (var expert = 0u; expert < EXPERTS; expert++) {
-        values[expert] = logits[row * params.stride + expert];
-    }
+    let first = row * params.stride;
     var taken = 0u; // a bit for each expert
-    var weights: array<f32, CHOSEN>;
     var largest = 0.0;
     var sum = 0.0;
-    for (var i = 0u; i < CHOSEN; i++) {
+    for (var i = row * CHOSEN; i < (row + 1u) * CHOSEN; i++) {
         var best = firstTrailingBit(~taken);
         for (var expert = 0u; expert < EXPERTS; expert++) {
-            if ((taken >> expert) & 1u) == 0u && values[expert] > values[best] {
+            if ((taken >> expert) & 1u) == 0u && logits[first + expert] > logits[first + best] {
                 best = expert;
             }
         }
-        taken |= 1u << best;
-        if i == 0u {
-            largest = values[best];
+        if taken == 0u {
+            largest = logits[first + best];
         }
-        weights[i] = exp(values[best] - largest);
-        sum += weights[i];
-        choices[row * CHOSEN + i].place = best;
+        taken |= 1u << best;
+        let weight = exp(logits[first + best] - largest);
+        sum += weight;
+        choices[i] = ExpertChoice(best, weight);
         chosen[index][best] += 1u;
     }
-    for (var i = 0u; i < CHOSEN; i++) {
-        choices[row * CHOSEN + i].weight = weights[i] / sum;
+    for (var i = row * CHOSEN; i < (row + 1u) * CHOSEN; i++) {
+        choices[i].weight /= sum;
     }
 }

@@ -1,10 +1,10 @@
-//! Without a GPU: every shader composition validates and translates for every backend, checked and
-//! unchecked, and what it binds fits the limits that every device has.
+//! Without a GPU: every shader composition validates and translates for every backend, the oldest version of its
+//! language with the checks that wgpu adds and the newest without, and what it binds fits the limits that every device has.
 //!
 //! With `MISTRAL_SHADERS` set to a folder, the translations are written there for real compilers to try
 //! (`sh tests/run.sh --drivers`): `NUMBER-SHADER.SUFFIX`.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::LazyLock};
 
 use mistral_wgpu::{
     gpu::{BindingKind, Capability, Composed, KernelKey, SHADERS, compose},
@@ -12,22 +12,16 @@ use mistral_wgpu::{
 };
 use naga::back::{hlsl, msl, spv};
 
-fn each(mut check: impl FnMut(&KernelKey, &Composed)) {
-    each_named(|_, key, composed| check(key, composed));
-}
-
-/// Calls `check` with each composition and the name of its files.
-fn each_named(mut check: impl FnMut(&str, &KernelKey, &Composed)) {
+/// Every composition, with the name of its files.
+static COMPOSITIONS: LazyLock<Vec<(String, KernelKey, Composed)>> = LazyLock::new(|| {
     let mut seen = HashSet::new();
-    for key in compositions() {
-        if !seen.contains(&key) {
-            let composed = compose(&key).unwrap_or_else(|error| panic!("{key:?}: {error}"));
-            check(&format!("{:04}-{}", seen.len(), key.shader.replace('/', "_")), &key, &composed);
-            seen.insert(key);
-        }
-    }
-    assert!(seen.len() >= 10, "only {} compositions", seen.len());
-}
+    let distinct = compositions().into_iter().filter(|key| seen.insert(key.clone()));
+    let composed = distinct.enumerate().map(|(number, key)| {
+        let composed = compose(&key).unwrap_or_else(|error| panic!("{key:?}: {error}"));
+        (format!("{number:04}-{}", key.shader.replace('/', "_")), key, composed)
+    });
+    composed.collect()
+});
 
 /// Writes a translation, if a folder was named.
 fn keep(file: String, contents: impl AsRef<[u8]>) {
@@ -36,8 +30,11 @@ fn keep(file: String, contents: impl AsRef<[u8]>) {
     }
 }
 
-/// With the checks that wgpu adds, and without, as `Capability::Unchecked` asks for.
-const CHECKS: [(bool, &str); 2] = [(true, "checked"), (false, "unchecked")];
+/// Of the oldest and of the newest version of a language: the checks that wgpu adds, or none, as
+/// `Capability::Unchecked` asks for.
+fn checks<V>(oldest: V, newest: V) -> [(V, bool, &'static str); 2] {
+    [(oldest, true, "checked"), (newest, false, "unchecked")]
+}
 
 fn policies(checked: bool) -> naga::proc::BoundsCheckPolicies {
     use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy::*};
@@ -47,48 +44,44 @@ fn policies(checked: bool) -> naga::proc::BoundsCheckPolicies {
 
 #[test]
 fn spirv() {
-    each_named(|name, key, composed| {
-        for lang_version in [(1, 3), (1, 6)] {
-            for (checked, tag) in CHECKS {
-                let options = spv::Options {
-                    lang_version,
-                    bounds_check_policies: policies(checked),
-                    force_loop_bounding: checked,
-                    zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-                    ..Default::default()
-                };
-                let words = spv::write_vec(&composed.module, &composed.info, &options, None);
-                let words = words.unwrap_or_else(|error| panic!("{key:?}: {error}"));
-                assert!(words.len() > 100);
-                let (major, minor) = lang_version;
-                keep(format!("{name}.{tag}.{major}_{minor}.spv"), bytemuck::cast_slice::<u32, u8>(&words));
-            }
+    for (name, key, composed) in &*COMPOSITIONS {
+        for (lang_version, checked, tag) in checks((1, 3), (1, 6)) {
+            let options = spv::Options {
+                lang_version,
+                bounds_check_policies: policies(checked),
+                force_loop_bounding: checked,
+                zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+                ..Default::default()
+            };
+            let words = spv::write_vec(&composed.module, &composed.info, &options, None);
+            let words = words.unwrap_or_else(|error| panic!("{key:?}: {error}"));
+            assert!(words.len() > 100);
+            let (major, minor) = lang_version;
+            keep(format!("{name}.{tag}.{major}_{minor}.spv"), bytemuck::cast_slice::<u32, u8>(&words));
         }
-    });
+    }
 }
 
 #[test]
 fn msl() {
-    each_named(|name, key, composed| {
-        for lang_version in [(2, 3), (3, 0)] {
-            for (checked, tag) in CHECKS {
-                let options = msl::Options {
-                    lang_version,
-                    bounds_check_policies: policies(checked),
-                    force_loop_bounding: checked,
-                    zero_initialize_workgroup_memory: false,
-                    fake_missing_bindings: true,
-                    ..Default::default()
-                };
-                let pipeline = msl::PipelineOptions::default();
-                let written = msl::write_string(&composed.module, &composed.info, &options, &pipeline);
-                let (text, _) = written.unwrap_or_else(|error| panic!("{key:?}: {error}"));
-                assert!(text.contains("kernel"));
-                let (major, minor) = lang_version;
-                keep(format!("{name}.{tag}.{major}_{minor}.metal"), text);
-            }
+    for (name, key, composed) in &*COMPOSITIONS {
+        for (lang_version, checked, tag) in checks((2, 3), (3, 0)) {
+            let options = msl::Options {
+                lang_version,
+                bounds_check_policies: policies(checked),
+                force_loop_bounding: checked,
+                zero_initialize_workgroup_memory: false,
+                fake_missing_bindings: true,
+                ..Default::default()
+            };
+            let pipeline = msl::PipelineOptions::default();
+            let written = msl::write_string(&composed.module, &composed.info, &options, &pipeline);
+            let (text, _) = written.unwrap_or_else(|error| panic!("{key:?}: {error}"));
+            assert!(text.contains("kernel"));
+            let (major, minor) = lang_version;
+            keep(format!("{name}.{tag}.{major}_{minor}.metal"), text);
         }
-    });
+    }
 }
 
 /// Registers numbered as wgpu does: by kind, in the order of the bindings.
@@ -103,65 +96,54 @@ fn registers(composed: &Composed) -> hlsl::BindingMap {
     composed.bindings.iter().map(target).collect()
 }
 
-/// Shader models that a device with what `key` needs may have.
-fn shader_models(key: &KernelKey) -> Vec<(hlsl::ShaderModel, &'static str)> {
-    if key.multiplies_matrices() {
-        return Vec::new(); // HLSL has none: wgpu offers the capability on Vulkan and Metal alone.
-    }
-    let models = [
-        (hlsl::ShaderModel::V6_0, "6_0"),
-        (hlsl::ShaderModel::V6_2, "6_2"),
-        (hlsl::ShaderModel::V6_6, "6_6"),
-    ];
-    let f16 = key.needs.contains(&Capability::F16);
-    models.into_iter().filter(|(model, _)| !f16 || *model >= hlsl::ShaderModel::V6_2).collect()
-}
-
 #[test]
 fn hlsl() {
-    each_named(|name, key, composed| {
-        for (shader_model, version) in shader_models(key) {
-            for (checked, tag) in CHECKS {
-                let options = hlsl::Options {
-                    shader_model,
-                    binding_map: registers(composed),
-                    fake_missing_bindings: false,
-                    special_constants_binding: Some(hlsl::BindTarget { space: 1, ..Default::default() }),
-                    restrict_indexing: checked,
-                    force_loop_bounding: checked,
-                    zero_initialize_workgroup_memory: false,
-                    ..Default::default()
-                };
-                let mut text = String::new();
-                let pipeline = hlsl::PipelineOptions::default();
-                hlsl::Writer::new(&mut text, &options, &pipeline)
-                    .write(&composed.module, &composed.info, None)
-                    .unwrap_or_else(|error| panic!("{key:?}: {error}"));
-                assert!(text.contains("numthreads"));
-                // Else naga overlooked them: see shaders/reduce.wgsl.
-                let built_in = ["@builtin(subgroup", "@builtin(num_subgroups"];
-                let built_in = built_in.iter().any(|name| composed.wgsl.contains(name));
-                assert!(!built_in || text.contains("(ComputeInput_main "), "{key:?}");
-                keep(format!("{name}.{tag}.{version}.hlsl"), text);
-            }
+    for (name, key, composed) in &*COMPOSITIONS {
+        if key.multiplies_matrices() {
+            continue; // HLSL has none: wgpu offers the capability on Vulkan and Metal alone.
         }
-    });
+        let f16 = key.needs.contains(&Capability::F16);
+        let oldest = if f16 { (hlsl::ShaderModel::V6_2, "6_2") } else { (hlsl::ShaderModel::V6_0, "6_0") };
+        for ((shader_model, version), checked, tag) in checks(oldest, (hlsl::ShaderModel::V6_6, "6_6")) {
+            let options = hlsl::Options {
+                shader_model,
+                binding_map: registers(composed),
+                fake_missing_bindings: false,
+                special_constants_binding: Some(hlsl::BindTarget { space: 1, ..Default::default() }),
+                restrict_indexing: checked,
+                force_loop_bounding: checked,
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            };
+            let mut text = String::new();
+            let pipeline = hlsl::PipelineOptions::default();
+            hlsl::Writer::new(&mut text, &options, &pipeline)
+                .write(&composed.module, &composed.info, None)
+                .unwrap_or_else(|error| panic!("{key:?}: {error}"));
+            assert!(text.contains("numthreads"));
+            // Else naga overlooked them: see shaders/reduce.wgsl.
+            let built_in = ["@builtin(subgroup", "@builtin(num_subgroups"];
+            let built_in = built_in.iter().any(|name| composed.wgsl.contains(name));
+            assert!(!built_in || text.contains("(ComputeInput_main "), "{key:?}");
+            keep(format!("{name}.{tag}.{version}.hlsl"), text);
+        }
+    }
 }
 
 /// Extensions of the language that WebGPU does not have are named in one place.
 #[test]
 fn wgsl() {
-    each_named(|name, key, composed| {
+    for (name, key, composed) in &*COMPOSITIONS {
         assert_eq!(composed.wgsl.contains("enable wgpu_"), key.multiplies_matrices(), "{key:?}");
         if !key.multiplies_matrices() {
             keep(format!("{name}.wgsl"), &composed.wgsl);
         }
-    });
+    }
 }
 
 #[test]
 fn every_composition_fits_the_floor_limits() {
-    each(|key, composed| {
+    for (_, key, composed) in &*COMPOSITIONS {
         let count =
             |kind: fn(BindingKind) -> bool| composed.bindings.iter().filter(|(_, _, k)| kind(*k)).count();
         assert!(count(|kind| kind != BindingKind::Uniform) <= 8, "{key:?} binds too many storage buffers");
@@ -178,15 +160,15 @@ fn every_composition_fits_the_floor_limits() {
             .map(|(_, variable)| layouter[variable.ty].size)
             .sum();
         assert!(workgroup_bytes <= 16 << 10, "{key:?} uses {workgroup_bytes} bytes of workgroup memory");
-    });
+    }
 }
 
 #[test]
 fn binding_numbers_are_distinct() {
-    each(|key, composed| {
+    for (_, key, composed) in &*COMPOSITIONS {
         let numbers: Vec<_> = composed.bindings.iter().map(|(_, number, _)| number).collect();
         assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{key:?}: {:?}", composed.bindings);
-    });
+    }
 }
 
 #[test]

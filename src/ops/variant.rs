@@ -115,9 +115,9 @@ pub fn compositions() -> Vec<KernelKey> {
         };
         shapes.into_iter().flat_map(of_shape).collect()
     }
-    let with_bias = |keys: Vec<KernelKey>| -> Vec<_> {
-        keys.into_iter().flat_map(|key| [key.clone(), key.flag(BIAS, true)]).collect()
-    };
+    let with_bias = |keys: Vec<KernelKey>, bias| keys.into_iter().map(move |key| key.flag(BIAS, bias));
+    // Whether a weight has a bias, and whether a matrix for each expert: with each format and kernel, all four.
+    const KINDS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
     let attention = || {
         let heads = [(1, 1, 16), (6, 2, 20), (32, 8, 128), (8, 1, 256), (32, 1, 64)];
         heads.into_iter().flat_map(|(heads, kv_heads, head_dim)| {
@@ -125,13 +125,18 @@ pub fn compositions() -> Vec<KernelKey> {
             shapes.filter(|shape| shape.supported().is_ok())
         })
     };
-    let with_experts = || FORMATS.into_iter().flat_map(|format| [(format, false), (format, true)]);
-    let mat_vec = with_experts().flat_map(|(format, experts)| {
-        (1..=8).map(move |cols| MatVecShape { format, cols, q8: true, experts })
-    });
-    let mat_mat = with_experts().flat_map(|(format, experts)| {
-        RowCount::MANY.map(|most| MatMatShape { format, q8: true, most, experts })
-    });
+    let mat_vec = || {
+        FORMATS.into_iter().flat_map(|format| {
+            let cols = [1, 3, 5, 8].into_iter().zip(KINDS).chain([(8, KINDS[0])]);
+            cols.map(move |(cols, (bias, experts))| (bias, MatVecShape { format, cols, q8: true, experts }))
+        })
+    };
+    let mat_mat = || {
+        FORMATS.into_iter().flat_map(|format| {
+            let most = RowCount::MANY.into_iter().zip(KINDS).chain([(u32::MAX, KINDS[0])]);
+            most.map(move |(most, (bias, experts))| (bias, MatMatShape { format, q8: true, most, experts }))
+        })
+    };
     let route = [(2, 1), (8, 2), (MAX_EXPERTS, 4)];
     let route = route.map(|(experts, chosen)| RouteShape { experts, chosen });
     let formats = [ActivationFormat::F32, ActivationFormat::Q8];
@@ -157,8 +162,8 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&RMS_NORM, rms_norm()),
         keys(&EMBEDDING, FORMATS),
         keys(&FILL, FORMATS),
-        with_bias(keys(&MAT_VEC, mat_vec)),
-        with_bias(keys(&MAT_MAT, mat_mat)),
+        mat_vec().flat_map(|(bias, shape)| with_bias(keys(&MAT_VEC, [shape]), bias)).collect(),
+        mat_mat().flat_map(|(bias, shape)| with_bias(keys(&MAT_MAT, [shape]), bias)).collect(),
         keys(&QUANTIZE, [()]),
         keys(&ROPE_KV, attention()),
         keys(&ATTENTION_SINGLE, attention()),
