@@ -48,6 +48,19 @@ fn perplexity_as_text_and_json() {
 }
 
 #[test]
+fn a_device_without_room_for_both_models_reads_with_one_after_the_other() {
+    let arguments = [&PERPLEXITY[..], &["--json", "--weights", "q4_0", "--against-weights", "f16"]].concat();
+    let together: Value = serde_json::from_str(&stdout(&arguments)).unwrap();
+    // Too little for the second model, and enough for that, but not for what a batch takes beside it.
+    for memory in ["20MiB", "28MiB"] {
+        let output = mistral(&[&arguments[..], &["--memory", memory]].concat());
+        let note = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && note.contains("no room for both models"), "{note}");
+        assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), together);
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     for (arguments, status, word) in [
         (&["perplexity", "/there/is/no/file"][..], 1, "/there/is/no/file"),

@@ -3,18 +3,24 @@
 //!
 //! The measures are those that llama.cpp's `llama-perplexity --kl-divergence` prints.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    ops::ControlFlow,
+    sync::Arc,
+};
 
 use rayon::prelude::*;
 
 use super::{
     Perplexity, Windows,
-    perplexity::{Foretold, read},
+    perplexity::{Foretold, read, surprise},
     statistics::{Distribution, Estimate, Share, Sums},
 };
 use crate::{
     Error, ErrorKind, Result,
     generate::Engine,
+    model::ModelConfig,
     reference::{argmax, log_sum_exp},
 };
 
@@ -69,11 +75,7 @@ pub async fn divergence(
     windows: Windows,
     progress: &mut dyn FnMut(usize, usize, Perplexity) -> ControlFlow<()>,
 ) -> Result<Divergence> {
-    let [vocab, other] = [engine, reference].map(|engine| engine.config().vocab_size);
-    if vocab != other {
-        let expected = format!("the model's vocabulary of {vocab} tokens");
-        return Err(Error::expected(ErrorKind::Argument, "reference", expected, other));
-    }
+    same_vocabulary(engine.config(), reference.config())?;
     let mut sums = PairSums::default();
     let engines = [engine.clone(), reference.clone()];
     read(&engines, tokens, windows, &mut |foretold, total| {
@@ -81,12 +83,112 @@ pub async fn divergence(
             let logits = [0, 1].map(|engine| token.logits(engine));
             compare(token.position, tokens[token.position], logits)
         };
-        sums.add(foretold.par_iter().map(shift).collect::<Result<_>>()?);
-        let nll = sums.nll[0].estimate();
+        let nll = sums.add(foretold.par_iter().map(shift).collect::<Result<_>>()?);
         Ok(progress(nll.count, total, Perplexity { nll }))
     })
     .await?;
     Ok(sums.finish())
+}
+
+/// The logits that a model Q had for the tokens of a text that count, in a temporary file that is gone with this:
+/// for a comparison with a reference P that does not fit on the device beside Q.
+pub struct Recorded {
+    /// `[tokens − 1, vocab]` as `f32`; rows of tokens that do not count are holes.
+    file: File,
+    windows: Windows,
+    config: ModelConfig,
+}
+
+impl Recorded {
+    /// Bytes of the file for a text of `tokens` tokens.
+    pub fn bytes(tokens: usize, vocab: usize) -> u64 {
+        tokens.saturating_sub(1) as u64 * vocab as u64 * 4
+    }
+
+    /// Reads the text with Q alone. `progress` as in [`perplexity`](super::perplexity()); the result has Q's perplexity
+    /// beside, of what was read.
+    ///
+    /// # Errors
+    /// As [`perplexity`](super::perplexity()); [`ErrorKind::Io`] where there is no room for the file.
+    pub async fn new(
+        engine: &Arc<Engine>,
+        tokens: &[u32],
+        windows: Windows,
+        progress: &mut dyn FnMut(usize, usize, Perplexity) -> ControlFlow<()>,
+    ) -> Result<(Self, Perplexity)> {
+        let config = engine.config().clone();
+        let wrong = |error| in_file(tokens.len(), engine.config().vocab_size, error);
+        let recorded = Self { file: tempfile::tempfile().map_err(wrong)?, windows, config };
+        let mut sums = Sums::default();
+        read(std::slice::from_ref(engine), tokens, windows, &mut |foretold, total| {
+            for token in foretold {
+                let logits = token.logits(0);
+                sums.extend([surprise(logits, tokens[token.position])?]);
+                let row = recorded.row(token.position);
+                row.and_then(|mut row| row.write_all(bytemuck::cast_slice(logits))).map_err(wrong)?;
+            }
+            let nll = sums.estimate();
+            Ok(progress(nll.count, total, Perplexity { nll }))
+        })
+        .await?;
+        Ok((recorded, Perplexity { nll: sums.estimate() }))
+    }
+
+    /// Compares what Q predicted for all of `tokens`, the text that it read, with `reference`; as [`divergence()`].
+    ///
+    /// # Errors
+    /// As [`divergence()`]; [`ErrorKind::Io`].
+    pub async fn divergence(
+        &self,
+        reference: &Arc<Engine>,
+        tokens: &[u32],
+        progress: &mut dyn FnMut(usize, usize, Perplexity) -> ControlFlow<()>,
+    ) -> Result<Divergence> {
+        same_vocabulary(&self.config, reference.config())?;
+        let vocab = self.config.vocab_size;
+        let mut sums = PairSums::default();
+        read(std::slice::from_ref(reference), tokens, self.windows, &mut |foretold, total| {
+            let mut logits = vec![0f32; foretold.len() * vocab];
+            for (token, logits) in foretold.iter().zip(logits.chunks_exact_mut(vocab)) {
+                let row = self.row(token.position);
+                let read = row.and_then(|mut row| row.read_exact(bytemuck::cast_slice_mut(logits)));
+                read.map_err(|error| in_file(tokens.len(), vocab, error))?;
+            }
+            let pairs = foretold.par_iter().zip(logits.par_chunks_exact(vocab));
+            let shift = |(token, logits): (&Foretold, &[f32])| {
+                compare(token.position, tokens[token.position], [logits, token.logits(0)])
+            };
+            let nll = sums.add(pairs.map(shift).collect::<Result<_>>()?);
+            Ok(progress(nll.count, total, Perplexity { nll }))
+        })
+        .await?;
+        Ok(sums.finish())
+    }
+
+    /// The file, at the row of the token at `position`: the first that can count is number 1.
+    fn row(&self, position: usize) -> io::Result<&File> {
+        (&self.file).seek(SeekFrom::Start(Self::bytes(position, self.config.vocab_size)))?;
+        Ok(&self.file)
+    }
+}
+
+fn in_file(tokens: usize, vocab: usize, error: io::Error) -> Error {
+    let size = Recorded::bytes(tokens, vocab) as f64 / f64::from(1 << 30);
+    let dir = std::env::temp_dir();
+    Error::io(&dir, error).within(format_args!("a temporary file of {size:.1} GiB"))
+}
+
+/// Whether the predictions of a model can be compared with those of a reference.
+///
+/// # Errors
+/// [`ErrorKind::Argument`] for vocabularies of different lengths.
+pub fn same_vocabulary(model: &ModelConfig, reference: &ModelConfig) -> Result<()> {
+    let (vocab, other) = (model.vocab_size, reference.vocab_size);
+    if vocab != other {
+        let expected = format!("the model's vocabulary of {vocab} tokens");
+        return Err(Error::expected(ErrorKind::Argument, "reference", expected, other));
+    }
+    Ok(())
 }
 
 /// What the logits of Q and of P, `[vocab]` each, say at one token.
@@ -123,7 +225,8 @@ struct PairSums {
 }
 
 impl PairSums {
-    fn add(&mut self, shifts: Vec<Shift>) {
+    /// Adds tokens, and returns −ln p by Q so far.
+    fn add(&mut self, shifts: Vec<Shift>) -> Estimate {
         for Shift { logprob: [q, p], top, divergence, .. } in &shifts {
             self.nll[0].extend([-q]);
             self.nll[1].extend([-p]);
@@ -136,6 +239,7 @@ impl PairSums {
         self.shifts.extend(shifts);
         self.shifts.sort_by(|a, b| b.divergence.total_cmp(&a.divergence));
         self.shifts.truncate(SHIFTS);
+        self.nll[0].estimate()
     }
 
     fn finish(self) -> Divergence {

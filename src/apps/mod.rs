@@ -14,7 +14,7 @@ mod summarize;
 
 pub use chat::{Chat, Turn};
 pub use classify::{Classifier, Score};
-pub use divergence::{Divergence, Shift, divergence};
+pub use divergence::{Divergence, Recorded, Shift, divergence, same_vocabulary};
 pub use parts::parts;
 pub use perplexity::{Perplexity, Windows, perplexity};
 pub use prompts::{Job, PromptFormat, PromptTemplate, Variables};

@@ -175,7 +175,7 @@ pub(super) async fn read(
 ///
 /// # Errors
 /// [`ErrorKind::NonFinite`].
-fn surprise(logits: &[f32], token: u32) -> Result<f64> {
+pub(super) fn surprise(logits: &[f32], token: u32) -> Result<f64> {
     let surprise = log_sum_exp(logits, 1.0) - f64::from(logits[token as usize]);
     match surprise.is_finite() {
         true => Ok(surprise),

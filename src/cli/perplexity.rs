@@ -1,16 +1,22 @@
 //! `mistral perplexity`: how well a model foretells a text, and how far it is from another model.
 
 use std::{
+    cell::Cell,
     io::{Write, stdout},
     ops::ControlFlow,
     path::PathBuf,
     sync::Arc,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressFinish, ProgressStyle};
 use mistral_wgpu::{
-    apps::{Distribution, Divergence, Estimate, Perplexity, Shift, Windows, divergence, perplexity},
-    generate::{Engine, EngineOptions},
+    ErrorKind, Result,
+    apps::{
+        Distribution, Divergence, Estimate, Perplexity, Recorded, Shift, Windows, divergence, perplexity,
+        same_vocabulary,
+    },
+    generate::EngineOptions,
+    gpu::Gpu,
     model::ModelConfig,
     ops::KvFormat,
     quant::Format,
@@ -62,7 +68,9 @@ of -ln p over the tokens that count; its standard error takes tokens as independ
 
 --against reads the text with a reference model in step and tells how far the model is from it: the Kullback-Leibler \
 divergence KL(reference || model) in nats, how often both have the same likeliest token, and how the probability of the \
-text's own tokens has changed (\u{394}p), with standard errors, and the places where the divergence is largest.
+text's own tokens has changed (\u{394}p), with standard errors, and the places where the divergence is largest. Where the device \
+has no room for both models, one reads after the other, and the first one's logits (vocabulary times tokens times 4 bytes) wait in a temporary \
+file (in TMPDIR).
 
 The reference has no adapters and keeps the type that its weights have in its file, keys and values are f32, and no kernel that rounds activations is \
 used, unless told otherwise (by --against-weights, --kv-cache and --disable; `--disable '' --kv-cache f16` measures what \
@@ -91,20 +99,21 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     let text = file(args.file.as_deref())?;
     let source = args.model.source.get()?;
     let exact = ModelArgs { device: args.model.device.clone().exact(), ..args.model.clone() };
+    let against = args.against.as_ref().map_or_else(|| Ok(source.clone()), Named::get)?;
+    let compared = args.against.is_some() || args.against_weights.is_some();
+    if compared {
+        same_vocabulary(&exact.config(&source)?, &exact.config(&against)?)?;
+    }
     let gpu = exact.open()?;
     let engine = exact.load_on(gpu.clone(), &source, |config, options| room(args, config, options))?;
-    let compared = args.against.is_some() || args.against_weights.is_some();
-    let against = args.against.as_ref().map_or_else(|| Ok(source.clone()), Named::get)?;
-    let against = &against;
-    let reference = compared.then(|| {
+    let reference = |gpu: Arc<Gpu>| {
         let bare = ModelArgs { adapters: Vec::new(), ..exact.clone() };
-        bare.load_on(gpu, against, |config, options| {
+        bare.load_on(gpu, &against, |config, options| {
             room(args, config, options);
             options.weights = args.against_weights;
             options.own_weights = true;
         })
-    });
-    let reference = reference.transpose()?;
+    };
 
     let tokenizer = engine.tokenizer()?.clone();
     let mut tokens = tokenizer.encode(&text, Encode { bos: true, special: false })?;
@@ -116,26 +125,46 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     let windows =
         Windows { length, stride: args.stride.map_or(length.div_ceil(2), |stride| stride as usize) };
     interrupt::catch();
-    let bar = ProgressBar::new(0);
+    let bar = ProgressBar::new(0).with_finish(ProgressFinish::AndClear);
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens, {eta} left, perplexity {msg}");
     bar.set_style(style.expect("a valid template"));
-    let mut interrupted = false;
+    let interrupted = Cell::new(false);
     let mut progress = |done: usize, total: usize, so_far: Perplexity| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
         bar.set_message(format!("{:.4}", so_far.value()));
-        interrupted = done < total && interrupt::take();
-        if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupted.set(done < total && interrupt::take());
+        if interrupted.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let measured = match &reference {
-        None => block_on(perplexity(&engine, &tokens, windows, &mut progress)).map(Measured::Alone),
-        Some(reference) => {
-            block_on(divergence(&engine, reference, &tokens, windows, &mut progress)).map(Measured::Compared)
+    let weights = engine.formats().name();
+    let together = |progress: &mut Progress| -> Result<Measured> {
+        let reference = reference(gpu.clone())?;
+        let found = block_on(divergence(&engine, &reference, &tokens, windows, progress))?;
+        Ok(Measured::Compared(Box::new(found), reference.formats().name()))
+    };
+    let measured = match compared.then(|| together(&mut progress)) {
+        None => Measured::Alone(block_on(perplexity(&engine, &tokens, windows, &mut progress))?),
+        Some(Err(error)) if error.kind() == ErrorKind::OutOfMemory => {
+            let size = HumanBytes(Recorded::bytes(tokens.len(), engine.config().vocab_size));
+            eprintln!(
+                "note: the device has no room for both models: one reads after the other, with {size} in a \
+                 temporary file"
+            );
+            let (recorded, alone) = block_on(Recorded::new(&engine, &tokens, windows, &mut progress))?;
+            drop((engine, gpu));
+            if interrupted.get() {
+                Measured::Alone(alone)
+            } else {
+                let reference = reference(exact.open()?)?;
+                let found = recorded.divergence(&reference, &tokens, &mut progress);
+                Measured::Compared(Box::new(block_on(found)?), reference.formats().name())
+            }
         }
+        Some(measured) => measured?,
     };
     bar.finish_and_clear();
-    let measured = measured?;
-    let report = Report { engine, reference, windows, tokenizer: &tokenizer, interrupted };
+    let interrupted = interrupted.get();
+    let report = Report { weights, windows, tokenizer: &tokenizer, interrupted };
     if json {
         super::print(&report.json(&measured))?
     } else {
@@ -143,6 +172,9 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     }
     if interrupted { Err(Failure::Interrupted) } else { Ok(()) }
 }
+
+/// Gets how many tokens are done, of how many, and the perplexity so far.
+type Progress<'a> = dyn FnMut(usize, usize, Perplexity) -> ControlFlow<()> + 'a;
 
 /// Makes room for as many windows as fill a batch.
 fn room(args: &Args, config: &ModelConfig, options: &mut EngineOptions) {
@@ -155,12 +187,13 @@ fn room(args: &Args, config: &ModelConfig, options: &mut EngineOptions) {
 
 enum Measured {
     Alone(Perplexity),
-    Compared(Divergence),
+    /// With how the reference's weights are stored.
+    Compared(Box<Divergence>, String),
 }
 
 struct Report<'a> {
-    engine: Arc<Engine>,
-    reference: Option<Arc<Engine>>,
+    /// How the model's weights are stored.
+    weights: String,
     windows: Windows,
     tokenizer: &'a Tokenizer,
     interrupted: bool,
@@ -171,19 +204,19 @@ impl Report<'_> {
         let mut out = stdout().lock();
         let perplexity = match measured {
             Measured::Alone(perplexity) => perplexity,
-            Measured::Compared(divergence) => &divergence.perplexity,
+            Measured::Compared(divergence, _) => &divergence.perplexity,
         };
         let Windows { length, stride } = self.windows;
         let tokens = perplexity.tokens();
         let until = if self.interrupted { ", interrupted" } else { "" };
         writeln!(out, "{tokens} tokens, windows of {length}, stride {stride}{until}")?;
-        let mut line = |name: &str, engine: &Engine, perplexity: &Perplexity| {
-            let (value, error, format) = (perplexity.value(), perplexity.error(), engine.formats().name());
-            writeln!(out, "{name} {value:.4} ± {error:.4} ({format})")
+        let mut line = |name: &str, weights: &str, perplexity: &Perplexity| {
+            let (value, error) = (perplexity.value(), perplexity.error());
+            writeln!(out, "{name} {value:.4} ± {error:.4} ({weights})")
         };
-        line("perplexity", &self.engine, perplexity)?;
-        if let (Measured::Compared(divergence), Some(reference)) = (measured, &self.reference) {
-            line("reference ", reference, &divergence.reference)?;
+        line("perplexity", &self.weights, perplexity)?;
+        if let Measured::Compared(divergence, weights) = measured {
+            line("reference ", weights, &divergence.reference)?;
             self.compare(&mut out, divergence)?;
         }
         Ok(())
@@ -226,9 +259,9 @@ impl Report<'_> {
     }
 
     fn json(&self, measured: &Measured) -> Value {
-        let perplexity = |engine: &Engine, perplexity: &Perplexity| {
+        let perplexity = |weights: &str, perplexity: &Perplexity| {
             json!({
-                "weights": engine.formats().name(),
+                "weights": weights,
                 "perplexity": perplexity.value(),
                 "error": perplexity.error(),
                 "nll": estimate(&perplexity.nll),
@@ -236,14 +269,14 @@ impl Report<'_> {
         };
         let (found, compared) = match measured {
             Measured::Alone(found) => (found, None),
-            Measured::Compared(divergence) => (&divergence.perplexity, Some(divergence)),
+            Measured::Compared(found, weights) => (&found.perplexity, Some((found, weights))),
         };
-        let mut object = perplexity(&self.engine, found);
+        let mut object = perplexity(&self.weights, found);
         object["tokens"] = found.tokens().into();
         object["window"] = self.windows.length.into();
         object["stride"] = self.windows.stride.into();
         object["interrupted"] = self.interrupted.into();
-        if let (Some(found), Some(reference)) = (compared, &self.reference) {
+        if let Some((found, weights)) = compared {
             let shift = |shift: &Shift| {
                 json!({
                     "position": shift.position,
@@ -254,7 +287,7 @@ impl Report<'_> {
                     "kl_divergence": shift.divergence,
                 })
             };
-            object["reference"] = perplexity(reference, &found.reference);
+            object["reference"] = perplexity(weights, &found.reference);
             object["ln_ratio"] = estimate(&found.ln_ratio);
             object["correlation"] = found.correlation.into();
             object["same_top"] = json!({"share": found.same_top.value(), "error": found.same_top.error()});
