@@ -275,6 +275,41 @@ fn scores_are_the_log_softmax_of_the_logits() {
 }
 
 #[test]
+fn texts_are_scored_in_common_batches() {
+    let engine = engine("windowed", options());
+    // Shorter and longer than a batch of 64, and one that shares what is computed of another.
+    let mut sessions: Vec<_> = [1, 30, 9, 150, 5]
+        .map(|length| {
+            let mut session = engine.session();
+            session.feed(&prompt(length, 60));
+            session
+        })
+        .into();
+    let mut longer = sessions[1].fork();
+    longer.feed(&[3, 4]);
+    sessions.push(longer);
+    let continuations: Vec<Vec<_>> =
+        (0..6).map(|text| (0..text).map(|length| prompt(4 * length + text, 60)).collect()).collect();
+    let dispatches = || engine.gpu().counters().dispatches;
+    let start = dispatches();
+    let alone = sessions
+        .iter_mut()
+        .zip(&continuations)
+        .map(|(session, continuations)| block_on(engine.score(session, continuations)).unwrap());
+    let alone: Vec<_> = alone.collect();
+    let (one_by_one, start) = (dispatches() - start, dispatches());
+    let mut texts: Vec<_> = sessions.iter_mut().zip(continuations.iter().map(Vec::as_slice)).collect();
+    let together = block_on(engine.score_all(&mut texts)).unwrap();
+    let at_once = dispatches() - start;
+    assert!(3 * at_once < one_by_one, "{at_once} dispatches, {one_by_one} one by one");
+    assert_eq!(together.len(), alone.len());
+    for (together, alone) in together.into_iter().flatten().zip(alone.into_iter().flatten()) {
+        assert_eq!(together.len(), alone.len());
+        assert!(together.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4), "{together:?}, {alone:?}");
+    }
+}
+
+#[test]
 fn a_full_cache_is_an_error_that_changes_nothing() {
     let engine = engine("full", ModelOptions { cache_tokens: Some(64), ..options() });
     let mut first = engine.session();

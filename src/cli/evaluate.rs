@@ -16,15 +16,18 @@ use mistral_wgpu::{
         evaluate::{Ask, Evaluator, Item, Outcome, Results, Task, WIDTH, shares},
     },
     generate::ModelSource,
-    model::FEW_ROWS,
 };
 use pollster::block_on;
 use serde_json::json;
 
 use super::{
     Failure, interrupt,
+    logits::logit_rows,
     model::{ModelArgs, room_for_forks},
 };
+
+/// Tokens of a choice that its own room in the cache is made for.
+const CHOICE_ROWS: u32 = 8;
 
 /// Score a model on a task of questions with known answers.
 #[derive(Debug, clap::Args)]
@@ -39,7 +42,7 @@ A task is a file of JSON Lines in the layout of HellaSwag, ARC, MMLU, WinoGrande
 that the language model evaluation harness (lm_eval) gives to base models, after the start token. Of several choices the \
 likeliest is taken: `acc` by the sum of the log-probabilities of its tokens, `acc_norm` by that sum divided by the \
 number of the choice's characters, as the harness does. GSM8K's answers are generated greedily: `strict_match` compares the number after \
-`#### `, `flexible_extract` the last number. Accuracies come with Wilson's 95 % interval. What choices share is computed once.
+`#### `, `flexible_extract` the last number. Accuracies come with Wilson's 95 % interval. What choices share is computed once, and as many questions together as go in a batch.
 
 Every result is appended to a file beside the task, NAME.results.jsonl, as soon as it is known; the same command goes on from there after \
 Ctrl-C (exit status 130) or a crash. Results count for the same task, model, formats and settings only.")]
@@ -83,11 +86,14 @@ pub fn run(args: &Args, json: bool) -> super::Outcome {
     };
     let source = args.model.source.get()?;
     let engine = args.model.load_from(&source, |config, options| {
-        let tokens = match task.items[0].ask {
-            Ask::Choose(..) => FEW_ROWS as u32,
-            Ask::Generate(..) => options.model.context,
-        };
-        room_for_forks(config, &mut options.model, WIDTH as u32, tokens);
+        let model = &mut options.model;
+        match task.items[0].ask {
+            Ask::Choose(..) => {
+                model.max_logit_rows = model.max_rows.min(logit_rows(config));
+                room_for_forks(config, model, model.max_rows / CHOICE_ROWS, CHOICE_ROWS);
+            }
+            Ask::Generate(..) => room_for_forks(config, model, WIDTH as u32, model.context),
+        }
     })?;
     let settings = (&text, args.shots, &examples, args.max_tokens, env!("CARGO_PKG_VERSION"));
     let formats = (engine.formats().name(), engine.model_options().kv_format.name());
@@ -113,10 +119,11 @@ pub fn run(args: &Args, json: bool) -> super::Outcome {
     bar.set_style(style.expect("a valid template"));
     interrupt::catch();
     let mut interrupted = false;
-    let together = if matches!(task.items[0].ask, Ask::Choose(..)) { 1 } else { WIDTH };
-    for group in left.chunks(together) {
-        let new = block_on(evaluator.answer(group)).map_err(|error| error.within(args.task.display()))?;
+    let mut left = &left[..];
+    while !left.is_empty() {
+        let new = block_on(evaluator.answer(left)).map_err(|error| error.within(args.task.display()))?;
         results.append(&new)?;
+        left = &left[new.len()..];
         outcomes.extend(new);
         bar.set_position(outcomes.len() as u64);
         let measures = task.layout.measures().into_iter().zip(shares(&outcomes));

@@ -74,6 +74,19 @@ struct Encoded {
     from: usize,
 }
 
+/// A question to choose an answer of.
+struct Question<'a> {
+    item: &'a Item,
+    choices: &'a [Choice],
+    right: usize,
+    /// What all choices begin with.
+    prompt: Vec<u32>,
+    /// What follows it of each choice.
+    rest: Vec<Vec<u32>>,
+    /// Number of the first of these that is scored.
+    from: Vec<usize>,
+}
+
 impl Evaluator {
     /// An evaluator of items of `layout`, each asked after the examples `shots` of its subject.
     pub fn new(engine: Arc<Engine>, layout: Layout, shots: Vec<Item>) -> Self {
@@ -81,22 +94,26 @@ impl Evaluator {
         Self { engine, layout, shots, max_tokens: 256, session }
     }
 
-    /// Asks items: any number to choose from, at most [`WIDTH`] to generate.
+    /// Asks the first of `items`, as many as are computed together, and at least one.
     ///
     /// # Errors
     /// [`ErrorKind::Argument`], naming the line, for an item that is longer than the context; as
-    /// [`Engine::score`] and [`generate_all`].
+    /// [`Engine::score_all`] and [`generate_all`].
     pub async fn answer(&mut self, items: &[&Item]) -> Result<Vec<Outcome>> {
-        let mut outcomes = Vec::with_capacity(items.len());
-        let mut questions = Vec::new();
-        for item in items {
-            match &item.ask {
-                Ask::Choose(choices, right) => outcomes.push(self.choose(item, choices, *right).await?),
-                Ask::Generate(prompt, answer) => questions.push((*item, prompt, answer)),
+        let mut questions = self.together(items)?;
+        while !questions.is_empty() {
+            match self.choose(&questions).await {
+                Err(error) if error.kind() == ErrorKind::OutOfMemory && questions.len() > 1 => {
+                    questions.truncate(questions.len() / 2);
+                }
+                result => return result,
             }
         }
-        outcomes.extend(self.generate(&questions).await?);
-        Ok(outcomes)
+        let generated = items.iter().copied().map_while(|item| match &item.ask {
+            Ask::Generate(prompt, answer) => Some((item, prompt, answer)),
+            Ask::Choose(..) => None,
+        });
+        self.generate(&generated.take(WIDTH).collect::<Vec<_>>()).await
     }
 
     /// What comes before an item: the examples with their answers.
@@ -115,7 +132,33 @@ impl Evaluator {
         text
     }
 
-    async fn choose(&mut self, item: &Item, choices: &[Choice], right: usize) -> Result<Outcome> {
+    /// The first of `items` that are to choose from, so many that what is left of their prompts after the beginning that
+    /// all of them share goes in one batch, and so do their choices; at least one.
+    fn together<'a>(&self, items: &[&'a Item]) -> Result<Vec<Question<'a>>> {
+        let most = self.engine.model_options().max_rows as usize;
+        let mut questions = Vec::<Question>::new();
+        let (mut shared, mut prompts, mut choices) = (usize::MAX, 0, 0);
+        for item in items {
+            let Ask::Choose(texts, right) = &item.ask else { break };
+            let question = match self.question(item, texts, *right) {
+                // Those before it can be answered.
+                Err(_) if !questions.is_empty() => break,
+                question => question?,
+            };
+            let first = questions.first().unwrap_or(&question);
+            shared = shared.min(common_beginning(&first.prompt, &question.prompt));
+            prompts += question.prompt.len();
+            choices += question.rest.iter().map(Vec::len).sum::<usize>();
+            let rows = choices.max(prompts - shared * (questions.len() + 1));
+            if rows > most && !questions.is_empty() {
+                break;
+            }
+            questions.push(question);
+        }
+        Ok(questions)
+    }
+
+    fn question<'a>(&self, item: &'a Item, choices: &'a [Choice], right: usize) -> Result<Question<'a>> {
         let before = self.before(item);
         let encoded = choices.iter().map(|choice| {
             let encoded = self.encode(&before, choice)?;
@@ -129,20 +172,18 @@ impl Evaluator {
         let first = &encoded[0].tokens;
         let shared = encoded.iter().map(|other| common_beginning(first, &other.tokens).min(other.from)).min();
         let shared = shared.unwrap_or(0);
-        self.session.reset_to(&first[..shared])?;
-        let rest: Vec<_> = encoded.iter().map(|choice| choice.tokens[shared..].to_vec()).collect();
-        let scores = self.engine.score(&mut self.session, &rest).await?;
-        let sum = |(scores, choice): (&Vec<f32>, &Encoded)| {
-            scores[choice.from - shared..].iter().copied().map(f64::from).sum::<f64>()
-        };
-        let logprobs: Vec<f64> = scores.iter().zip(&encoded).map(sum).collect();
-        let normalized: Vec<f64> = logprobs
-            .iter()
-            .zip(choices)
-            .map(|(logprob, choice)| logprob / choice.length.max(1) as f64)
-            .collect();
-        let right = [largest(&logprobs) == right, largest(&normalized) == right];
-        Ok(Outcome { line: item.line, right, answer: Answer::Choice { logprobs } })
+        let prompt = first[..shared].to_vec();
+        let rest = encoded.iter().map(|choice| choice.tokens[shared..].to_vec()).collect();
+        let from = encoded.iter().map(|choice| choice.from - shared).collect();
+        Ok(Question { item, choices, right, prompt, rest, from })
+    }
+
+    async fn choose(&mut self, questions: &[Question<'_>]) -> Result<Vec<Outcome>> {
+        let prompts: Vec<_> = questions.iter().map(|question| &question.prompt[..]).collect();
+        let mut sessions = self.sessions(&prompts).await?;
+        let texts = sessions.iter_mut().zip(questions.iter().map(|question| &question.rest[..]));
+        let scores = self.engine.score_all(&mut texts.collect::<Vec<_>>()).await?;
+        Ok(questions.iter().zip(&scores).map(|(question, scores)| question.outcome(scores)).collect())
     }
 
     /// Prompt and choice are encoded together, and the prompt's own tokens kept; white space at the prompt's
@@ -171,6 +212,20 @@ impl Evaluator {
         Ok(())
     }
 
+    /// A session with each prompt. What all prompts begin with is computed once.
+    async fn sessions(&mut self, prompts: &[&[u32]]) -> Result<Vec<Session>> {
+        let Some(first) = prompts.first() else { return Ok(Vec::new()) };
+        let shared = prompts.iter().map(|prompt| common_beginning(first, prompt)).min().unwrap_or(0);
+        self.session.reset_to(&first[..shared])?;
+        self.session.prefill().await?;
+        let continued = |prompt: &&[u32]| {
+            let mut session = self.session.fork();
+            session.feed(&prompt[shared..]);
+            session
+        };
+        Ok(prompts.iter().map(continued).collect())
+    }
+
     async fn generate(&mut self, questions: &[(&Item, &String, &String)]) -> Result<Vec<Outcome>> {
         let mut prompts = Vec::with_capacity(questions.len());
         for (item, prompt, _) in questions {
@@ -178,16 +233,8 @@ impl Evaluator {
             self.check(item, tokens.len() + self.max_tokens)?;
             prompts.push(tokens);
         }
-        let Some(first) = prompts.first() else { return Ok(Vec::new()) };
-        let shared = prompts.iter().map(|prompt| common_beginning(first, prompt)).min().unwrap_or(0);
-        self.session.reset_to(&first[..shared])?;
-        self.session.prefill().await?;
-        let continued = |prompt: &Vec<u32>| {
-            let mut session = self.session.fork();
-            session.feed(&prompt[shared..]);
-            session
-        };
-        let mut sessions: Vec<_> = prompts.iter().map(continued).collect();
+        let prompts: Vec<_> = prompts.iter().map(Vec::as_slice).collect();
+        let mut sessions = self.sessions(&prompts).await?;
         let options = GenerateOptions {
             max_tokens: Some(self.max_tokens),
             sampling: SamplingParams { temperature: 0.0, ..Default::default() },
@@ -203,6 +250,19 @@ impl Evaluator {
                 Outcome { line: item.line, right, answer: Answer::Text { text } }
             };
         Ok(questions.iter().zip(generated).map(outcome).collect())
+    }
+}
+
+impl Question<'_> {
+    /// The answer by ln p of the tokens of [`rest`](Self::rest).
+    fn outcome(&self, scores: &[Vec<f32>]) -> Outcome {
+        let sum = |(scores, from): (&Vec<f32>, &usize)| scores[*from..].iter().copied().map(f64::from).sum();
+        let logprobs: Vec<f64> = scores.iter().zip(&self.from).map(sum).collect();
+        let lengths = self.choices.iter().map(|choice| choice.length.max(1) as f64);
+        let normalized: Vec<f64> =
+            logprobs.iter().zip(lengths).map(|(logprob, length)| logprob / length).collect();
+        let right = [&logprobs, &normalized].map(|scores| largest(scores) == self.right);
+        Outcome { line: self.item.line, right, answer: Answer::Choice { logprobs } }
     }
 }
 
