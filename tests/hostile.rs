@@ -232,6 +232,25 @@ fn config() {
     attack("config", &folders, "config.json", SMALL, |dir| ModelConfig::from_dir(dir).is_ok());
 }
 
+/// Configuration and weights of a model that are to fit together.
+fn reads_model(dir: &Path) -> bool {
+    match (ModelConfig::from_dir(dir), Checkpoint::open(dir)) {
+        (Ok(config), Ok(checkpoint)) => check(&checkpoint, &config).is_ok(),
+        _ => false,
+    }
+}
+
+#[test]
+fn params() {
+    attack("params", &["consolidated"], "params.json", SMALL, reads_model);
+}
+
+#[test]
+fn quantization_config() {
+    let folders = ["quantized/gptq", "quantized/gptq-v2-act-order", "quantized/awq"];
+    attack("quantization_config", &folders, "config.json", SMALL, reads_model);
+}
+
 #[test]
 fn generation_config() {
     let demo = ["../../examples/demo-model"];
