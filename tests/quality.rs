@@ -1,4 +1,4 @@
-//! Perplexity and divergence against transformers (tests/fixtures/quality/generate.py).
+//! Perplexity and divergence against transformers and PEFT (tests/fixtures/quality/generate.py).
 
 use std::{fs, ops::ControlFlow, path::PathBuf, sync::Arc};
 
@@ -11,7 +11,7 @@ use mistral_wgpu::{
     },
     generate::*,
     gpu::{Gpu, GpuOptions},
-    model::ModelOptions,
+    model::{AdapterSource, ModelOptions},
     ops::{KvFormat, Tune},
     quant::by_name,
     text::Encode,
@@ -30,6 +30,10 @@ fn golden() -> Value {
 
 /// A model without what rounds activations, with batches of `rows` tokens and room for `width` texts.
 fn engine(folder: &str, weights: &str, rows: u32, width: u32) -> Arc<Engine> {
+    adapted(folder, &[], weights, rows, width)
+}
+
+fn adapted(folder: &str, adapters: &[AdapterSource], weights: &str, rows: u32, width: u32) -> Arc<Engine> {
     let disable = "f16,integer,cooperative_matrix".parse().unwrap();
     let gpu = block_on(Gpu::open(&GpuOptions { disable, ..Default::default() })).unwrap();
     let model = ModelOptions {
@@ -48,7 +52,7 @@ fn engine(folder: &str, weights: &str, rows: u32, width: u32) -> Arc<Engine> {
         ..Default::default()
     };
     let source = ModelSource::Folder(path(folder));
-    block_on(Engine::load(Arc::new(gpu), &source, &options, &mut |_, _| {})).unwrap()
+    block_on(Engine::load_with(Arc::new(gpu), &source, adapters, &options, &mut |_, _| {})).unwrap()
 }
 
 fn demo(weights: &str) -> Arc<Engine> {
@@ -107,6 +111,17 @@ fn perplexity_is_that_of_transformers() {
             }
         }
     }
+}
+
+#[test]
+fn perplexity_with_an_adapter_is_that_of_peft() {
+    let golden = &golden()["adapter"];
+    let dir = path("tests/fixtures/adapters/linear");
+    let engine =
+        adapted("tests/fixtures/models/windowed", &[AdapterSource { dir, scale: 1.0 }], "f32", 64, 4);
+    let vocab = engine.config().vocab_size as u32;
+    let tokens: Vec<u32> = (0..150).map(|i| (i * i * 7 + i * 3 + 5) % vocab).collect();
+    check(&measure(&engine, &tokens, windows(golden)), golden);
 }
 
 #[test]
