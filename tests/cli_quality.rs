@@ -130,7 +130,7 @@ fn tasks_that_cannot_be_read_are_refused_by_line() {
         ("", "at least one line"),
         ("{", "line 1: JSON"),
         ("\n\n[]", "line 3: JSON"),
-        (r#"{"text": "a"}"#, "line 1: keys"),
+        (r#"{"text": "a", "b": 1}"#, "GSM8K, found text, b"),
         (r#"{"question": "a", "choices": ["b", "c"], "answer": 2}"#, "one of 2 choices, found 3"),
         (r#"{"question": "a", "choices": ["b"], "answer": 0}"#, "two or more"),
         (r#"{"question": "a", "choices": ["b", 1], "answer": 0}"#, "MMLU: JSON"),

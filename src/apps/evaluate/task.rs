@@ -197,7 +197,11 @@ impl Layout {
             () if has("answerKey") => Ok(Self::Arc),
             () if has("choices") => Ok(Self::Mmlu),
             () if has("question") && has("answer") => Ok(Self::Gsm8k),
-            () => Err(wrong("keys", "those of HellaSwag, ARC, MMLU, WinoGrande or GSM8K", "others")),
+            () => {
+                let found: Vec<String> =
+                    object.keys().take(8).map(|key| key.chars().take(20).collect()).collect();
+                Err(wrong("keys", "those of HellaSwag, ARC, MMLU, WinoGrande or GSM8K", found.join(", ")))
+            }
         }
     }
 
