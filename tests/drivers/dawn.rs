@@ -230,6 +230,7 @@ fn demo_model(gpu: &Gpu, folder: &Path, checks: &mut Checks) -> Result<()> {
         let expected = logits(&device, &mut model(&device, folder, weights)?, &tokens)?;
         let found = logits(gpu, &mut model(gpu, folder, weights)?, &tokens)?;
         let error = difference(&found, &expected) / largest(&expected);
+        println!("demo model in {weights}: error {error:e}");
         checks.check(&format!("demo model in {weights}"), error, bound);
         let likeliest = |logits: &[f32]| -> Vec<u32> {
             logits.chunks_exact(logits.len() / tokens.len()).map(reference::argmax).collect()
