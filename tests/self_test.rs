@@ -20,13 +20,17 @@ use pollster::block_on;
 fn shapes(weights: &str, kv: KvFormat) -> SelfTestShapes {
     let head_dim = if kv.numbers().scale_halves > 0 { 32 } else { 20 };
     let attention = AttentionShape { heads: 6, kv_heads: 2, head_dim, kv };
-    SelfTestShapes { weights: by_name(weights).unwrap(), attention, bias: true, reordered: true }
+    let experts = Some(RouteShape { experts: 8, chosen: 2 });
+    let weights = by_name(weights).unwrap();
+    SelfTestShapes { weights, attention, bias: true, reordered: true, experts }
 }
 
 /// What a bound may be at most: factors rounded to 8-bit codes or 16-bit floats are far from exact.
 fn bound(row: &SelfTestRow) -> f32 {
     match &row.case {
         case if row.variant.starts_with("quantize/") || case.ends_with("Q8") => 1e-2,
+        case if case.ends_with("experts, rounded to codes") => 3e-3,
+        case if case.ends_with("experts, rounded to f16") => 6e-4,
         case if case.ends_with("rounded to codes") => 1e-3,
         // Of attention the scores, too, in the exponent.
         case if row.variant.starts_with("attention") && case.ends_with("rounded to f16") => 1e-3,
@@ -57,6 +61,7 @@ fn every_variant_passes() {
             ["embedding", "mat_mat", "rms_norm", "residual_add", "swiglu", "rope_kv", "attention_tiled"]
                 .map(|operation| format!("{operation}/baseline"))
                 .into(),
+            ["route/baseline", "gather/baseline", "expert_sum/baseline"].map(str::to_owned).into(),
             [
                 "attention_combine/baseline",
                 "adjust_logits/baseline",
@@ -127,7 +132,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 22] = [
+    let faults: [Fault; 28] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -171,6 +176,25 @@ fn faults_are_found() {
         ("lora", "params.targets_1, part == 1u", "params.targets_0, part == 1u", |variant| {
             of(variant, &["lora_down", "lora_up"])
         }),
+        // An expert's place among the rows, its rows, its matrix, its last row, and what it counts for.
+        ("route", "chosen[index][expert] = place + 1u;", "", |variant| of(variant, &["route"])),
+        ("route", "values[expert] > values[best]", "values[expert] >= values[best]", |variant| {
+            of(variant, &["route"])
+        }),
+        ("gather", "sources[row]", "row", |variant| of(variant, &["gather"])),
+        ("expert_sum", "fma(choices[i].weight,", "fma(1.0,", |variant| of(variant, &["expert_sum"])),
+        (
+            "mat_vec_output",
+            "Task(offsets[expert], offsets[expert + 1u], matrix)",
+            "Task(offsets[expert], offsets[expert + 1u], 0u)",
+            |variant| of(variant, &["mat_vec"]),
+        ),
+        (
+            "mat_mat_tile",
+            "return Tile(row, offsets[expert + 1u],",
+            "return Tile(row, offsets[expert + 1u] - 1u,",
+            |variant| of(variant, &["mat_mat"]),
+        ),
         ("residual_add", "+= delta", "-= delta", |variant| of(variant, &["residual_add"])),
         ("top_k", "chosen_keys[i] > key", "chosen_keys[i] < key", |variant| of(variant, &["top_k"])),
         ("sample", "mass <= row.draw * total", "mass <= row.draw", |variant| of(variant, &["sample"])),

@@ -4,7 +4,9 @@ use std::io::{Write, stdout};
 
 use mistral_wgpu::{
     gpu::{AdapterDescription, Capability, Gpu, GpuOptions, list_adapters},
-    ops::{AttentionShape, KvFormat, SelfTestRow, SelfTestShapes, TuneRow, kept_tuning, self_test},
+    ops::{
+        AttentionShape, KvFormat, RouteShape, SelfTestRow, SelfTestShapes, TuneRow, kept_tuning, self_test,
+    },
     quant::FORMATS,
 };
 use pollster::block_on;
@@ -79,17 +81,16 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     Ok(())
 }
 
-/// The self-test of one device: for every format of weights, and the attention of Mistral 7B.
+/// The self-test of one device: for every format of weights, the attention of Mistral 7B and the experts of Mixtral 8x7B.
 fn test(args: &Args, json: bool) -> Outcome {
     let gpu = block_on(Gpu::open(&args.device.options()))?;
     let mut rows: Vec<SelfTestRow> = Vec::new();
     let kv_formats: Vec<_> = KvFormat::all().collect();
     for (weights, kv) in FORMATS.into_iter().zip(kv_formats.into_iter().cycle()) {
         let attention = AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv };
-        rows.extend(block_on(self_test(
-            &gpu,
-            &SelfTestShapes { weights, attention, bias: true, reordered: true },
-        ))?);
+        let experts = Some(RouteShape { experts: 8, chosen: 2 });
+        let shapes = SelfTestShapes { weights, attention, bias: true, reordered: true, experts };
+        rows.extend(block_on(self_test(&gpu, &shapes))?);
     }
     rows.sort_by(|a, b| (&a.variant, &a.case).cmp(&(&b.variant, &b.case)));
     rows.dedup_by(|a, b| (&a.variant, &a.case) == (&b.variant, &b.case));

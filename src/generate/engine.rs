@@ -166,7 +166,9 @@ impl Engine {
         if !options.skip_self_test {
             let (bias, reordered) = (config.attention_bias || config.mlp_bias, formats.reordered());
             for weights in formats.all() {
-                ensure_self_test(&gpu, &SelfTestShapes { weights, attention, bias, reordered }, None).await?;
+                let experts = config.experts;
+                let shapes = SelfTestShapes { weights, attention, bias, reordered, experts };
+                ensure_self_test(&gpu, &shapes, None).await?;
             }
         }
         let shapes = tune_shapes(&config, &options.model, &formats);

@@ -24,7 +24,7 @@ use mistral_wgpu::{
     checkpoint::Checkpoint,
     gpu::{Capabilities, Gpu, GpuOptions, Replay, ReplayAction, ReplayPart},
     model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights},
-    ops::{AttentionShape, KvFormat, SelfTestShapes, self_test},
+    ops::{AttentionShape, KvFormat, RouteShape, SelfTestShapes, self_test},
     quant::{FORMATS, by_name},
     reference,
 };
@@ -172,9 +172,9 @@ fn operations(gpu: &Gpu, config: &ModelConfig, checks: &mut Checks) -> Result<()
         let attention = shape(kvs[index % kvs.len()]);
         // A handle of its own, for what is rejected.
         let gpu = gpu.with_own_rejections();
-        for row in
-            block_on(self_test(&gpu, &SelfTestShapes { weights, attention, bias: true, reordered: true }))?
-        {
+        let experts = Some(RouteShape { experts: 8, chosen: 2 });
+        let shapes = SelfTestShapes { weights, attention, bias: true, reordered: true, experts };
+        for row in block_on(self_test(&gpu, &shapes))? {
             let name = format!("{} ({})", row.variant, row.case);
             checks.check(&name, row.error, if row.ok { row.bound } else { -1.0 });
         }

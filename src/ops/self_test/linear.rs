@@ -10,8 +10,8 @@ use crate::{
     gpu::{Capability, Gpu, KernelKey, Recording},
     ops::{
         EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, PERMUTE,
-        Permute, QUANTIZE, Quantize, Row, RowCount, SAMPLED, Weight, count, rounds_to_f16,
-        weight::uniform_values,
+        Permute, QUANTIZE, Quantize, RouteShape, Routes, Row, RowCount, SAMPLED, Weight, count,
+        rounds_to_f16, weight::uniform_values,
     },
     quant::{BLOCK, Format, Matrix},
     reference,
@@ -23,17 +23,21 @@ use crate::{
 const ROWS: usize = 70;
 const COLS: usize = 2100;
 
+/// As many for each of the experts, of which the second is not chosen.
+const EXPERT_COLS: usize = 300;
+const EXPERTS: RouteShape = RouteShape { experts: 3, chosen: 2 };
+
 /// Random weights. Those of odd rows are so small that block scales, or the weights themselves in
 /// `f16`, are subnormal.
-fn matrix(format: &'static Format) -> Matrix {
-    let cols = format.round_up(COLS);
-    let mut values = uniform_values(1, ROWS * cols, 0.5);
+fn matrix(format: &'static Format, rows: usize, cols: usize) -> Matrix {
+    let cols = format.round_up(cols);
+    let mut values = uniform_values(1, rows * cols, 0.5);
     values.chunks_exact_mut(cols).skip(1).step_by(2).flatten().for_each(|value| *value *= 1e-4);
-    Matrix::encode(format, ROWS, cols, &values)
+    Matrix::encode(format, rows, cols, &values)
 }
 
 pub async fn embedding(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
-    let matrix = matrix(format);
+    let matrix = matrix(format, ROWS, COLS);
     let tokens = [3u32, 0, ROWS as u32 - 1];
     let expected = reference::embedding(&matrix, &tokens);
     // One multiplication of few bits is exact.
@@ -123,6 +127,22 @@ pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format, bias: boo
     Ok(())
 }
 
+/// Few rows and many of a matrix for each expert.
+pub async fn of_experts(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
+    let share = |rows: u32| (rows * EXPERTS.chosen).div_ceil(EXPERTS.experts);
+    for count in [1, 8] {
+        let shape = MatVecShape { format, cols: share(count), q8: true, experts: true };
+        product(test, &MAT_VEC, &shape, Product::of_experts(format, RowCount::Few(count), count)).await?;
+    }
+    for most in RowCount::MANY {
+        let shape = MatMatShape { format, q8: true, most, experts: true };
+        let count = most.min(80) - 3;
+        let rows = RowCount::many(count::ROWS, most);
+        product(test, &MAT_MAT, &shape, Product::of_experts(format, rows, count)).await?;
+    }
+    Ok(())
+}
+
 /// All variants that read their factors exactly, with activations that 8-bit codes hold exactly; then those that
 /// round them, with any.
 async fn product<S>(
@@ -132,25 +152,34 @@ async fn product<S>(
     case: Product,
 ) -> Result<()> {
     let bias = if case.bias.is_some() { ", bias" } else { "" };
-    let name = format!("{}, {} rows{bias}", case.matrix.format.name, case.count);
+    let experts = if case.experts > 1 { ", experts" } else { "" };
+    let name = format!("{}, {} rows{bias}{experts}", case.matrix.format.name, case.count);
     let variants = |gpu: &Gpu, wanted: fn(&KernelKey) -> bool| -> Vec<_> {
         operation.runnable(gpu, shape).filter(|variant| wanted(&(variant.key)(shape))).collect()
     };
+    // Errors that cancel are the larger, beside the sum, the fewer there are.
+    let fewer = (COLS as f32 / case.matrix.cols as f32).max(1.0).sqrt();
     let exact = variants(test.gpu, |key| !rounds_to_f16(key));
     let error = async |gpu: &Gpu| case.error(gpu, &case.in_codes).await;
     test.check_variants(operation, &exact, &name, 2e-6, error).await?;
     let error = async |gpu: &Gpu| case.error(gpu, &case.values).await;
     let to_codes = variants(test.gpu, |key| key.needs.contains(&Capability::Integer));
-    test.check_variants(operation, &to_codes, format!("{name}, rounded to codes"), ROUNDED, error).await?;
+    test.check_variants(operation, &to_codes, format!("{name}, rounded to codes"), fewer * ROUNDED, error)
+        .await?;
     let to_f16 = variants(test.gpu, rounds_to_f16);
-    test.check_variants(operation, &to_f16, format!("{name}, rounded to f16"), ROUNDED_TO_F16, error).await
+    test.check_variants(operation, &to_f16, format!("{name}, rounded to f16"), fewer * ROUNDED_TO_F16, error)
+        .await
 }
 
 struct Product {
+    /// Of [`ROWS`] rows; with experts, one after the other.
     matrix: Matrix,
+    experts: usize,
     rows: RowCount,
     count: u32,
-    /// `[count, cols]`.
+    /// Of the rows of activations.
+    expert_of: Vec<usize>,
+    /// `[expert_of.len(), cols]`.
     values: Vec<f32>,
     /// As `values`, but multiples of a power of two, at most 127, with 127 in every block.
     in_codes: Vec<f32>,
@@ -160,38 +189,76 @@ struct Product {
 
 impl Product {
     fn new(format: &'static Format, rows: RowCount, count: u32, bias: bool) -> Self {
-        let matrix = matrix(format);
-        let values = uniform_values(2, count as usize * matrix.cols, 1.0);
+        let matrix = matrix(format, ROWS, COLS);
+        let bias = bias.then(|| uniform_values(4, ROWS, 100.0));
+        Self { bias, ..Self::with_rows(matrix, rows, count, vec![0; count as usize]) }
+    }
+
+    /// Every row goes to the first expert and to the last.
+    fn of_experts(format: &'static Format, rows: RowCount, count: u32) -> Self {
+        let experts = EXPERTS.experts as usize;
+        let matrix = matrix(format, experts * ROWS, EXPERT_COLS);
+        let expert_of =
+            [0, experts - 1].into_iter().flat_map(|expert| vec![expert; count as usize]).collect();
+        Self { experts, ..Self::with_rows(matrix, rows, count, expert_of) }
+    }
+
+    fn with_rows(matrix: Matrix, rows: RowCount, count: u32, expert_of: Vec<usize>) -> Self {
+        let values = uniform_values(2, expert_of.len() * matrix.cols, 1.0);
         let code = |(index, value): (usize, &f32)| match index % matrix.cols % BLOCK {
             0 => 127.0 / 64.0,
             _ => (value * 64.0).round() / 64.0,
         };
         let in_codes = values.iter().enumerate().map(code).collect();
-        let bias = bias.then(|| uniform_values(4, ROWS, 100.0));
-        Self { matrix, rows, count, values, in_codes, bias }
+        Self { matrix, experts: 1, rows, count, expert_of, values, in_codes, bias: None }
     }
 
-    /// Worst error with the activations `x`, `[count, cols]`, relative to `Σ|w·x|` and the bias.
+    fn matrix_of(&self, expert: usize) -> Matrix {
+        let Matrix { format, cols, codes, scales, .. } = &self.matrix;
+        let part = |count: usize| count / self.experts * expert..count / self.experts * (expert + 1);
+        let (codes, scales) = (codes[part(codes.len())].to_vec(), scales[part(scales.len())].to_vec());
+        Matrix { format, rows: ROWS, cols: *cols, codes, scales }
+    }
+
+    /// The rows of activations of each expert, on the device.
+    fn routes(&self, gpu: &Gpu) -> Result<Option<Routes>> {
+        let before = |expert| self.expert_of.iter().filter(|other| **other < expert).count() as u32;
+        let offsets: Vec<u32> = (0..=self.experts).map(before).collect();
+        let routes = || {
+            Ok(Routes { offsets: gpu.upload("offsets", &offsets)?, ..Routes::new(gpu, self.count, EXPERTS)? })
+        };
+        (self.experts > 1).then(routes).transpose()
+    }
+
+    /// Worst error with the activations `x`, `[expert_of.len(), cols]`, relative to `Σ|w·x|` and the bias.
     async fn error(&self, gpu: &Gpu, x: &[f32]) -> Result<f32> {
-        let mut expected = reference::matmul(&self.matrix, x);
+        let cols = self.matrix.cols;
+        // Rows of an expert follow one another.
+        let mut expected = Vec::new();
+        let mut rest = x;
+        for experts in self.expert_of.chunk_by(|a, b| a == b) {
+            let (own, others) = rest.split_at(experts.len() * cols);
+            expected.extend(reference::matmul(&self.matrix_of(experts[0]), own));
+            rest = others;
+        }
         if let Some(bias) = &self.bias {
             reference::add_bias(&mut expected, bias);
         }
-        let cols = self.matrix.cols;
-        let weights: Vec<Vec<f32>> = (0..ROWS).map(|row| self.matrix.row(row)).collect();
+        let weights: Vec<Vec<f32>> = (0..self.matrix.rows).map(|row| self.matrix.row(row)).collect();
         let magnitude = |index: usize| -> f32 {
-            let x = &x[index / ROWS * cols..][..cols];
-            let products = weights[index % ROWS].iter().zip(x).map(|(w, x)| (w * x).abs());
-            products.sum::<f32>() + self.bias.as_ref().map_or(0.0, |bias| bias[index % ROWS].abs())
+            let (row, output) = (index / ROWS, index % ROWS);
+            let weights = &weights[self.expert_of[row] * ROWS + output];
+            let products = weights.iter().zip(&x[row * cols..]).map(|(w, x)| (w * x).abs());
+            products.sum::<f32>() + self.bias.as_ref().map_or(0.0, |bias| bias[output].abs())
         };
-        let mut weight = Weight::from_matrix(gpu, "weight", &self.matrix)?;
+        let mut weight = Weight::from_experts(gpu, "weight", self.experts as u32, &self.matrix)?;
         weight.bias = self.bias.as_ref().map(|bias| gpu.upload("bias", bias)).transpose()?;
         let x = Tensor::from_values(gpu, "x", x, cols as u32)?;
-        let q8 = Q8Tensor::zeros(gpu, "x in codes", self.count, cols as u32)?;
-        let y = Tensor::zeros(gpu, "y", self.count, ROWS as u32)?;
+        let q8 = Q8Tensor::zeros(gpu, "x in codes", x.rows, cols as u32)?;
+        let y = Tensor::zeros(gpu, "y", x.rows, ROWS as u32)?;
         let counts = gpu.upload("counts", &[self.count])?;
         let mut recording = Recording::default();
-        let (rows, label) = (self.rows, "self-test");
+        let (rows, label, routes) = (self.rows, "self-test", self.routes(gpu)?);
         let matmul = Matmul {
             weight: &weight,
             x: &x,
@@ -199,14 +266,14 @@ impl Product {
             y: &y,
             rows,
             counts: &counts,
-            experts: None,
+            experts: routes.as_ref(),
             label,
         };
         if matmul.reads_q8(gpu)? {
-            Quantize { x: &x, q8: &q8, rows }.record(gpu, &mut recording)?;
+            Quantize { x: &x, q8: &q8, rows: RowCount::Few(x.rows) }.record(gpu, &mut recording)?;
         }
         matmul.record(gpu, &mut recording)?;
         gpu.replay(&recording, &[u64::from(self.count)], None)?;
-        Ok(worst(&y.download(gpu, self.count).await?, &expected, magnitude))
+        Ok(worst(&y.download(gpu, y.rows).await?, &expected, magnitude))
     }
 }

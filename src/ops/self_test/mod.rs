@@ -3,6 +3,7 @@
 //! for the next best.
 
 mod attention;
+mod experts;
 mod linear;
 mod logits;
 mod lora;
@@ -11,7 +12,7 @@ mod pointwise;
 
 use std::{fmt::Display, path::Path};
 
-use super::{AttentionShape, Operation, Variant};
+use super::{AttentionShape, Operation, RouteShape, Variant};
 use crate::{
     ErrorKind, Result,
     gpu::{Gpu, Kept},
@@ -29,6 +30,8 @@ pub struct SelfTestShapes {
     pub bias: bool,
     /// Whether matrices have their columns in another order than their input.
     pub reordered: bool,
+    /// Of a mixture of experts.
+    pub experts: Option<RouteShape>,
 }
 
 /// How one variant did in one case.
@@ -63,6 +66,10 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
     }
     linear::mat_vec(&mut test, shapes.weights, shapes.bias).await?;
     linear::mat_mat(&mut test, shapes.weights, shapes.bias).await?;
+    if let Some(shape) = shapes.experts {
+        experts::experts(&mut test, shape).await?;
+        linear::of_experts(&mut test, shapes.weights).await?;
+    }
     lora::lora(&mut test).await?;
     pointwise::rms_norm(&mut test).await?;
     pointwise::residual_add(&mut test).await?;
@@ -87,7 +94,8 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
 pub async fn ensure_self_test(gpu: &Gpu, shapes: &SelfTestShapes, cache_dir: Option<&Path>) -> Result<()> {
     let bias = if shapes.bias { ", bias" } else { "" };
     let reordered = if shapes.reordered { ", reordered" } else { "" };
-    let subject = format!("{}, {:?}{bias}{reordered}", shapes.weights.name, shapes.attention);
+    let experts = shapes.experts.map_or_else(String::new, |shape| format!(", {shape:?}"));
+    let subject = format!("{}, {:?}{bias}{reordered}{experts}", shapes.weights.name, shapes.attention);
     let kept = Kept::new(gpu, "self-test", &subject, cache_dir);
     let known: Option<Vec<SelfTestRow>> = kept.read().and_then(|rows| serde_json::from_slice(&rows).ok());
     match known.filter(|rows| !rows.is_empty()) {
