@@ -15,7 +15,7 @@ use mistral_wgpu::{
     checkpoint::Checkpoint,
     generate::*,
     gpu::{Gpu, GpuOptions},
-    model::{Chunk, KvCache, LogitRows, Model, ModelConfig, ModelOptions, Sequence},
+    model::{Chunk, Fit, KvCache, LogitRows, Model, ModelConfig, ModelOptions, Sequence},
     ops::{KvFormat, PAGE, Tune},
     quant::{Format, Matrix, by_name},
     reference::{argmax, log_sum_exp},
@@ -140,6 +140,64 @@ fn the_cache_stays_within_the_window_over_10_000_tokens() {
     assert!(difference < 1e-4, "{difference:e}");
 }
 
+/// Ministral's layers without a window keep the whole text, those with one do not: whatever is taken back or shared,
+/// and wherever pages lie.
+#[test]
+fn layers_with_a_window_return_their_pages() {
+    let text = prompt(250, 80);
+    let config = ModelConfig::from_dir(&folder("ministral")).unwrap();
+    assert_eq!(config.windows(), [None, Some(8)]);
+    let page = KvCache::bytes(&config, KvFormat::F32, |_| 1) / 2 / config.num_hidden_layers as u64;
+    // Room for one long text: 36 layers, of which 27 have the window.
+    let (config_8b, long) = (
+        ModelConfig::synthetic("ministral-8b").unwrap(),
+        ModelOptions { context: 131_072, ..Default::default() },
+    );
+    let [all, windowed] = [131_072 + 4 * PAGE, 32_768 + long.max_rows + 4 * PAGE].map(u64::from);
+    let token = KvCache::bytes(&config_8b, long.kv_format, |_| PAGE.into()) / 36 / u64::from(PAGE);
+    let fit = Fit::new(&config_8b, &long, by_name("q4_0").unwrap(), 0);
+    assert_eq!(fit.kv_cache, (9 * all + 27 * windowed) * token);
+    let run = |max_rows, segment_bytes, steps: &[usize]| {
+        let engine = engine("ministral", ModelOptions { max_rows, segment_bytes, ..options() });
+        block_on(engine.with_model(async |gpu, model| {
+            let mut sequence = model.sequence();
+            let mut at = 0;
+            for step in steps.iter().cycle() {
+                let tokens = &text[at..text.len().min(at + step)];
+                at += tokens.len();
+                // What goes on elsewhere and is forgotten changes nothing.
+                let mut other = sequence.fork();
+                for sequence in [&mut other, &mut sequence] {
+                    let logits = LogitRows::Last;
+                    model.forward(gpu, &mut [Chunk { sequence, tokens, logits }], None)?;
+                }
+                drop(other);
+                let used = model.used_pages_by_window();
+                assert_eq!(used[0], at.div_ceil(PAGE as usize));
+                assert!(used[1] <= 3, "{} pages after {at} tokens", used[1]);
+                if at == text.len() {
+                    break;
+                }
+                if tokens.len() > 20 {
+                    sequence.truncate(at as u32 - 20)?;
+                    at -= 20;
+                }
+            }
+            let logits = model.logits.download(gpu, 1).await?;
+            drop(sequence);
+            assert_eq!(model.used_pages(), 0);
+            Ok(logits)
+        }))
+        .unwrap()
+    };
+    let whole = run(250, u64::MAX, &[250]);
+    for (max_rows, segment_bytes, steps) in [(64, u64::MAX, &[64, 1, 37][..]), (50, 2 * page, &[50, 3])] {
+        let error =
+            device::difference(&run(max_rows, segment_bytes, steps), &whole) / device::largest(&whole);
+        assert!(error < 1e-5, "{steps:?}: {error:e}");
+    }
+}
+
 /// Logits of the last of `text`'s tokens, fed in chunks of 64 but for the tail.
 fn last_logits(engine: &Engine, text: &[u32], tails: &[&[usize]]) -> Vec<Vec<f32>> {
     let run = async |gpu: &Gpu, model: &mut Model| {
@@ -185,7 +243,7 @@ fn segments_change_nothing() {
     let text = prompt(1000, 64);
     // A layer's keys in six segments, the last of them shorter.
     let config = ModelConfig::from_dir(&folder("full")).unwrap();
-    let keys = KvCache::bytes(&config, KvFormat::F32, 1100) / 2 / config.num_hidden_layers as u64;
+    let keys = KvCache::bytes(&config, KvFormat::F32, |_| 1100) / 2 / config.num_hidden_layers as u64;
     let options = ModelOptions { context: 1000, cache_tokens: Some(1100), ..options() };
     let tails: &[&[usize]] = &[&[30], &[22, 8], &[29, 1]];
     let whole = last_logits(&engine("full", options), &text, tails);

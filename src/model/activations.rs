@@ -102,8 +102,8 @@ pub(super) struct Activations {
     pub hidden_states: Vec<Tensor>,
     /// `[partials, heads, head_dim + 2]`, `f32`.
     pub partials: Buffer,
-    /// `array<Row>`.
-    pub rows: Buffer,
+    /// `array<Row>`, by the class of layers.
+    pub rows: Vec<Buffer>,
     /// `array<u32>`.
     pub logit_rows: Buffer,
     /// `array<u32>`.
@@ -179,7 +179,9 @@ impl Activations {
         let [x, delta, normed, qkv, q, attended, gate_up, intermediate] = widths(config);
         let partials = partial_capacity(rows);
         let partial_bytes = 4 * shape.partial_floats();
-        let pages = options.cache_tokens(config).div_ceil(PAGE).max(1) * rows.min(64);
+        let windows = config.windows();
+        let pages = |window: &Option<u32>| options.tokens_within(*window).div_ceil(PAGE).max(1);
+        let pages = windows.iter().map(pages).sum::<u32>() * rows.min(64);
         let items = |label| -> Result<Vec<Buffer>> {
             let bytes = u64::from(partials) * size_of::<WorkItem>() as u64;
             (0..segments).map(|_| gpu.allocate(label, bytes)).collect()
@@ -203,7 +205,10 @@ impl Activations {
                 .transpose()?,
             hidden_states: Vec::new(),
             partials: gpu.allocate("partials", u64::from(partials) * partial_bytes)?,
-            rows: gpu.allocate("rows", u64::from(rows) * size_of::<Row>() as u64)?,
+            rows: windows
+                .iter()
+                .map(|_| gpu.allocate("rows", u64::from(rows) * size_of::<Row>() as u64))
+                .collect::<Result<_>>()?,
             logit_rows: gpu.allocate("logit rows", 4 * u64::from(options.max_logit_rows))?,
             page_table: gpu.allocate("page table", 4 * u64::from(pages))?,
             single_items: items("single items")?,
@@ -231,17 +236,20 @@ impl Activations {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`] when the batch has more attention work than there is room for.
     pub fn write(&self, gpu: &Gpu, tables: &Tables) -> Result<()> {
-        if tables.partials > partial_capacity(self.x.rows)
+        let partials = tables.partials.iter().copied().max().unwrap_or_default();
+        if partials > partial_capacity(self.x.rows)
             || 4 * tables.page_table.len() as u64 > self.page_table.size()
         {
             let message = format!(
                 "{} partial results over {} pages are more than there is room for; use smaller batches",
-                tables.partials,
+                partials,
                 tables.page_table.len()
             );
             return Err(Error::new(ErrorKind::OutOfMemory, "attention", message));
         }
-        gpu.write(&self.rows, 0, &tables.rows);
+        for (buffer, rows) in self.rows.iter().zip(&tables.rows) {
+            gpu.write(buffer, 0, rows);
+        }
         gpu.write(&self.logit_rows, 0, &tables.logit_rows);
         gpu.write(&self.page_table, 0, &tables.page_table);
         for (buffer, items) in self.single_items.iter().zip(&tables.single_items) {

@@ -42,17 +42,18 @@ impl Chunk<'_> {
 /// A batch as the kernels see it.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    pub rows: Vec<Row>,
+    /// `[classes][rows]`: alike but for the slot and the partial results.
+    pub rows: Vec<Vec<Row>>,
     /// Rows whose logits are wanted.
     pub logit_rows: Vec<u32>,
     /// Page numbers within their segment.
     pub page_table: Vec<u32>,
-    /// Single-row items of each segment.
+    /// Single-row items of each segment of all classes.
     pub single_items: Vec<Vec<WorkItem>>,
     /// Tiled items of each segment.
     pub tiled_items: Vec<Vec<WorkItem>>,
-    /// Partial attention results in all.
-    pub partials: u32,
+    /// Partial attention results of each class.
+    pub partials: Vec<u32>,
 }
 
 impl Tables {
@@ -62,49 +63,57 @@ impl Tables {
         let mut tables = Self {
             single_items: vec![Vec::new(); segments],
             tiled_items: vec![Vec::new(); segments],
+            rows: vec![Vec::new(); cache.classes()],
+            partials: vec![0; cache.classes()],
             ..Self::default()
         };
         for chunk in chunks {
-            tables.add(cache, chunk);
+            let first_row = tables.rows[0].len() as u32;
+            for class in 0..cache.classes() {
+                tables.add(cache, class, chunk);
+            }
+            let last = tables.rows[0].len() as u32;
+            tables.logit_rows.extend(match chunk.logits {
+                LogitRows::None => last..last,
+                LogitRows::Last => last - chunk.logit_rows() as u32..last,
+                LogitRows::All => first_row..last,
+            });
         }
         tables
     }
 
-    fn add(&mut self, cache: &KvCache, chunk: &Chunk) {
+    /// What layers of a class do with a chunk.
+    fn add(&mut self, cache: &KvCache, class: usize, chunk: &Chunk) {
         let sequence = &*chunk.sequence;
-        let (pages, first_page) = sequence.pages();
+        let (pages, first_page) = sequence.pages(class);
         let table_start = self.page_table.len() as u32;
-        self.page_table.extend(pages.map(|page| cache.locate(page).1));
+        self.page_table.extend(pages.map(|page| cache.locate(class, page).1));
         let pages = table_start.wrapping_sub(first_page);
 
-        let first_row = self.rows.len() as u32;
+        let rows = &mut self.rows[class];
+        let first_row = rows.len() as u32;
         let first_position = sequence.len() - chunk.tokens.len() as u32;
         for (index, token) in chunk.tokens.iter().enumerate() {
             let position = first_position + index as u32;
-            let slot = sequence.page_of(position) * PAGE + position % PAGE;
+            let slot = sequence.page_of(class, position) * PAGE + position % PAGE;
             let adapters = sequence.adapters().0;
-            self.rows.push(Row { token: *token, position, slot, adapters, partial: 0, partials: 0 });
+            rows.push(Row { token: *token, position, slot, adapters, partial: 0, partials: 0 });
         }
-        let last = self.rows.len() as u32;
-        self.logit_rows.extend(match chunk.logits {
-            LogitRows::None => last..last,
-            LogitRows::Last => last - chunk.logit_rows() as u32..last,
-            LogitRows::All => first_row..last,
-        });
+        let last = rows.len() as u32;
 
         let single = chunk.tokens.len() <= FEW_ROWS;
         let tile = if single { 1 } else { QUERY_TILE };
         for tile_start in (first_row..last).step_by(tile as usize) {
             let rows = tile.min(last - tile_start);
             let position = first_position + tile_start - first_row;
-            let begin = sequence.first_visible(position);
+            let begin = sequence.first_visible(class, position);
             let end = position + rows;
             let split = if single { key_split(end - begin) } else { u32::MAX };
-            let ranges = key_ranges(cache, sequence, begin, end, split);
-            for row in &mut self.rows[tile_start as usize..(tile_start + rows) as usize] {
-                row.partial = self.partials;
+            let ranges = key_ranges(cache, class, sequence, begin, end, split);
+            for row in &mut self.rows[class][tile_start as usize..(tile_start + rows) as usize] {
+                row.partial = self.partials[class];
                 row.partials = ranges.len() as u32;
-                self.partials += row.partials;
+                self.partials[class] += row.partials;
             }
             for (index, (segment, key_begin, key_end)) in ranges.into_iter().enumerate() {
                 let items = if single { &mut self.single_items } else { &mut self.tiled_items };
@@ -125,7 +134,7 @@ impl Tables {
     pub fn counts(&self) -> Vec<u64> {
         let items = self.single_items.iter().zip(&self.tiled_items);
         let items: Vec<_> = items.map(|(single, tiled)| (single.as_slice(), tiled.as_slice())).collect();
-        count::table(self.rows.len(), self.logit_rows.len(), &items)
+        count::table(self.rows[0].len(), self.logit_rows.len(), &items)
     }
 }
 
@@ -139,12 +148,13 @@ fn key_split(keys: u32) -> u32 {
 /// `(segment, key_begin, key_end)`.
 fn key_ranges(
     cache: &KvCache,
+    class: usize,
     sequence: &Sequence,
     begin: u32,
     end: u32,
     split: u32,
 ) -> Vec<(usize, u32, u32)> {
-    let segment_of = |position| cache.locate(sequence.page_of(position)).0;
+    let segment_of = |position| cache.locate(class, sequence.page_of(class, position)).0;
     let mut ranges = Vec::new();
     let mut at = begin;
     while at < end {

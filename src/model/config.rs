@@ -149,6 +149,17 @@ impl ModelConfig {
         self.sliding_window.filter(|_| self.windowed_layers.get(layer) != Some(&false))
     }
 
+    /// The different windows of the layers, in the order of the first that has each.
+    pub fn windows(&self) -> Vec<Option<u32>> {
+        let mut windows = Vec::new();
+        for window in (0..self.num_hidden_layers).map(|layer| self.window(layer)) {
+            if !windows.contains(&window) {
+                windows.push(window);
+            }
+        }
+        windows
+    }
+
     /// The window beyond which no layer sees anything; `None` if one sees all keys.
     pub fn widest_window(&self) -> Option<u32> {
         self.sliding_window.filter(|_| !self.windowed_layers.contains(&false))

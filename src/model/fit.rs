@@ -29,7 +29,9 @@ impl Fit {
         let formats = formats.into();
         Self {
             weights: Weights::bytes(config, &formats).unwrap_or(u64::MAX),
-            kv_cache: KvCache::bytes(config, options.kv_format, options.cache_tokens(config).into()),
+            kv_cache: KvCache::bytes(config, options.kv_format, |window| {
+                options.tokens_within(window).into()
+            }),
             scratch: Activations::bytes(config, options, formats.reordered()),
             formats,
             adapters,

@@ -57,12 +57,16 @@ impl Default for ModelOptions {
 }
 
 impl ModelOptions {
-    /// Tokens that the KV cache of `config` gets room for.
+    /// Tokens that the KV cache of `config` gets room for in the layers that keep the most.
     pub fn cache_tokens(&self, config: &ModelConfig) -> u32 {
+        self.tokens_within(config.widest_window())
+    }
+
+    /// Tokens that it gets room for in layers with such a window.
+    pub(super) fn tokens_within(&self, window: Option<u32>) -> u32 {
         // A chunk needs its own keys and the window before them; forks need a page or two to go on.
         let kept = |window: u32| window.saturating_add(self.max_rows);
-        let longest =
-            self.context.min(config.widest_window().map_or(u32::MAX, kept)).saturating_add(4 * PAGE);
+        let longest = self.context.min(window.map_or(u32::MAX, kept)).saturating_add(4 * PAGE);
         self.cache_tokens.unwrap_or(longest)
     }
 }
@@ -116,7 +120,7 @@ impl Model {
     /// As [`Gpu::allocate`].
     pub fn new(gpu: &Gpu, config: ModelConfig, weights: Weights, options: ModelOptions) -> Result<Self> {
         let segment_bytes = options.segment_bytes.min(gpu.limits().binding);
-        let tokens = options.cache_tokens(&config);
+        let tokens = |window| options.tokens_within(window);
         let cache = KvCache::new(gpu, &config, options.kv_format, tokens, segment_bytes)?;
         let activations =
             Activations::new(gpu, &config, &options, cache.shape, cache.segments(), weights.reordered())?;
@@ -176,6 +180,11 @@ impl Model {
     /// Pages of the KV cache in use.
     pub fn used_pages(&self) -> usize {
         self.cache.used_pages()
+    }
+
+    /// As [`used_pages`](Self::used_pages), of the layers with each of [`ModelConfig::windows`].
+    pub fn used_pages_by_window(&self) -> Vec<usize> {
+        self.cache.used_pages_by_class()
     }
 
     /// Appends every chunk's tokens to its sequence, and leaves the wanted logits in
@@ -281,10 +290,10 @@ impl Model {
         self.activations.write(gpu, &tables)?;
         let logit_rows = tables.logit_rows.len();
         let key = RecordingKey {
-            rows: row_count(tables.rows.len(), count::ROWS),
+            rows: row_count(tables.rows[0].len(), count::ROWS),
             logit_rows: (logit_rows > 0).then(|| row_count(logit_rows, count::LOGIT_ROWS)),
             hidden_states,
-            adapters: tables.rows.iter().any(|row| row.adapters != 0),
+            adapters: tables.rows[0].iter().any(|row| row.adapters != 0),
         };
         self.prepare(gpu, key)?;
         let counts = tables.counts();
@@ -336,7 +345,7 @@ impl Model {
         let mut recording = Recording::default();
         let rec = &mut recording;
         let (weight, sampled) = (&self.weights.embed_tokens, &self.sampled);
-        Embedding { weight, rows: &a.rows, sampled, y: &a.x }.record(gpu, rec)?;
+        Embedding { weight, rows: &a.rows[0], sampled, y: &a.x }.record(gpu, rec)?;
         let mut delta = None;
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.attention(gpu, rec, delta, layer, index, key)?;
@@ -386,7 +395,9 @@ impl Model {
         let a = &self.activations;
         let segments = &self.cache.layers[index];
         let adapters = self.adapters.layer(index, key.adapters);
-        let (rows, shape) = (&a.rows, self.cache.shape);
+        let (class, first_segment) = self.cache.class_of(index);
+        let (rows, shape) = (&a.rows[class], self.cache.shape);
+        let items = first_segment..first_segment + segments.len();
         let qkv = self.linear("qkv", &layer.qkv, adapters.qkv.as_ref(), &a.normed, &a.qkv, key.rows);
         self.norm(gpu, recording, delta, &layer.input_norm, qkv.input(gpu)?)?;
         if key.hidden_states {
@@ -402,8 +413,9 @@ impl Model {
             q: &a.q,
             y,
             rows,
-            single_items: &a.single_items,
-            tiled_items: &a.tiled_items,
+            first_segment,
+            single_items: &a.single_items[items.clone()],
+            tiled_items: &a.tiled_items[items],
             page_table: &a.page_table,
             segments,
             partials: &a.partials,
@@ -488,7 +500,7 @@ impl Model {
         let product = |weight| Matmul { weight, x, x_q8, y, rows, counts, experts: None, label };
         let products = weights.iter().map(product).collect();
         let (adapters, ordered) = (adapters.zip(self.adapters.h.as_ref()), a.ordered.as_ref());
-        Linear { products, adapters, ordered, rows: &a.rows, row_ids: None }
+        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None }
     }
 }
 

@@ -178,6 +178,8 @@ pub struct Attention<'a> {
     pub page_table: &'a Buffer,
     /// The layer's KV pool.
     pub segments: &'a [KvSegment],
+    /// Number of the first of them, as [`count`] counts.
+    pub first_segment: usize,
     /// Scratch of [`AttentionShape::partial_floats`] for each partial result of the batch.
     pub partials: &'a Buffer,
     /// Heads and storage.
@@ -221,16 +223,16 @@ impl Attention<'_> {
                     "attention_single",
                     &single,
                     &self.single_items[index],
-                    count::single_items(index),
-                    count::single_visits(index),
+                    count::single_items(self.first_segment + index),
+                    count::single_visits(self.first_segment + index),
                     tiles(&(single_variant.key)(&self.shape)),
                 ),
                 (
                     "attention_tiled",
                     &tiled,
                     &self.tiled_items[index],
-                    count::tiled_items(index),
-                    count::tiled_visits(index),
+                    count::tiled_items(self.first_segment + index),
+                    count::tiled_visits(self.first_segment + index),
                     tiles(&(tiled_variant.key)(&self.shape)),
                 ),
             ];

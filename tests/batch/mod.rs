@@ -206,6 +206,7 @@ pub fn batch(
     let upload_items = |items: &[WorkItem]| gpu.upload("items", items).unwrap();
     let mut recording = Recording::default();
     Attention {
+        first_segment: 0,
         q: &q,
         y: Activation::F32(&out),
         rows: &gpu.upload("rows", &rows).unwrap(),

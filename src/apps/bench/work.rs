@@ -105,7 +105,8 @@ impl Pass {
         let layers = config.num_hidden_layers as f64;
         let heads = config.num_attention_heads * config.head_dim;
         let kv_heads = 2 * config.num_key_value_heads * config.head_dim;
-        let token = KvCache::bytes(config, options.kv_format, PAGE.into()) as f64 / f64::from(PAGE) / layers;
+        let token =
+            KvCache::bytes(config, options.kv_format, |_| PAGE.into()) as f64 / f64::from(PAGE) / layers;
         let (codes, scales) = format.plane_bytes(1, config.hidden_size).unwrap_or_default();
         // `count` rows with bytes, and with so many values that take some operations each.
         let moved = |count: f64, bytes: f64, values: usize| Work {
@@ -128,7 +129,7 @@ impl Pass {
         let window = config.widest_window().unwrap_or(u32::MAX);
         let end = self.position + self.tokens;
         let seen = end - (self.position + 1).saturating_sub(window);
-        let page = KvCache::bytes(config, options.kv_format, PAGE.into()) as f64 / f64::from(PAGE);
+        let page = KvCache::bytes(config, options.kv_format, |_| PAGE.into()) as f64 / f64::from(PAGE);
         let visits: u64 = (self.position..end).map(|position| u64::from((position + 1).min(window))).sum();
         let heads = (config.num_attention_heads * config.head_dim * config.num_hidden_layers) as f64;
         Work {

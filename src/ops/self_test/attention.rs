@@ -190,6 +190,7 @@ impl Case {
         let partials = 2 * self.positions.len() as u64;
         let mut recording = Recording::default();
         Attention {
+            first_segment: 0,
             q: &q,
             y: y.activation(),
             rows: &gpu.upload("rows", &rows)?,

@@ -72,6 +72,7 @@ fn measure(
     let (single, tiled): (Buffer, Buffer) = (single?, tiled?);
     let record = |gpu: &Gpu, recording: &mut Recording, _| {
         Attention {
+            first_segment: 0,
             q: &q,
             y: Activation::F32(&out),
             rows: &rows_table,
