@@ -156,7 +156,7 @@ fn faults_are_found() {
         ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", integers),
         ("quant/activations", "+ sums.w", "", integers),
         ("quant/activations", "select(127.0 / largest", "select(100.0 / largest", |variant| {
-            integers(variant) || of(variant, &["quantize", "rms_norm", "swiglu"])
+            integers(variant) || of(variant, &["quantize", "rms_norm", "swiglu", "gather", "permute"])
         }),
         // Columns of a tile, the second half of a block, scales, and the border of y.
         ("mat_mat", "across + ACROSS * col, TILE_COLS", "across, TILE_COLS", |variant| {
