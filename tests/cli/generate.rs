@@ -1,13 +1,16 @@
 //! `mistral generate`: tokens, text and samples, and what ends it early.
 
 use std::{
+    fs,
     io::Read,
     process::{Command, Stdio},
 };
 
 use serde_json::Value;
 
-use super::{golden::Golden, joined, json, mistral, model, model_with_text, piped, stdout};
+use super::{
+    fixture, golden::Golden, joined, json, mistral, model, model_of, model_with_text, piped, stdout,
+};
 
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
@@ -173,4 +176,21 @@ fn ctrl_c_keeps_what_was_printed() {
         text.ends_with('\n') && text.split_whitespace().all(|word| word.parse::<u32>().is_ok()),
         "{text}"
     );
+}
+
+/// What stands before the gap and after it, by a vocabulary with the tokens for it.
+#[test]
+fn a_suffix_asks_for_what_mistral_common_asks() {
+    let golden = fs::read_to_string(fixture("text/golden-mistral.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let model = model_of("text/spm", &["tokenizer.model"], 600);
+    let model = model.path().to_str().unwrap();
+    let files = golden["files"].as_array().unwrap();
+    let gaps = &files.iter().find(|file| file["folder"] == "spm").unwrap()["gaps"];
+    for gap in gaps.as_array().unwrap() {
+        let [prefix, suffix] = ["prefix", "suffix"].map(|part| gap[part].as_str().unwrap());
+        let usual = ["generate", "--model", model, "--json", "--max-tokens", "1"];
+        let found = json(&[&usual[..], &["--suffix", suffix, "--", prefix]].concat());
+        assert_eq!(found["prompt_tokens"], gap["ids"], "{prefix:?} {suffix:?}");
+    }
 }

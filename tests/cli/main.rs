@@ -64,14 +64,19 @@ fn joined(ids: &[u32]) -> String {
 
 /// A random model with the fixture's tokenizer.
 fn model_with_text() -> TempDir {
+    model_of("text/current", &["tokenizer.json", "tokenizer_config.json"], 530)
+}
+
+/// A random model of one block with the vocabulary in `files` of a folder.
+fn model_of(folder: &str, files: &[&str], vocab_size: usize) -> TempDir {
     let dir = TempDir::new().unwrap();
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(fixture("text/current").join(file), dir.path().join(file)).unwrap();
+    for file in files {
+        fs::copy(fixture(folder).join(file), dir.path().join(file)).unwrap();
     }
     let config = r#"{"architectures": ["MistralForCausalLM"], "hidden_size": 32, "intermediate_size": 64,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 530,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": VOCAB,
         "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "sliding_window": null}"#;
-    fs::write(dir.path().join("config.json"), config).unwrap();
+    fs::write(dir.path().join("config.json"), config.replace("VOCAB", &vocab_size.to_string())).unwrap();
     let mut state = 1u32;
     let mut random = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
