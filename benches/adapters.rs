@@ -1,17 +1,20 @@
 //! What LoRA adapters cost: steps with and without, by turns, on a synthetic model with random adapters on all its
 //! linear modules.
 //!
-//! `cargo bench --bench adapters -- 175m q4_0 16` takes the model, the format of its weights, the rank, and how many adapters.
+//! `cargo bench --bench adapters -- mistral-7b:2 q4_0 16 1 f16` takes the model, of which two layers, the format of its weights,
+//! the rank, how many adapters, and what A and B are made of: `f32`, `f16` or `bf16`.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{path::Path, time::Instant};
 
+use half::{bf16, f16};
 use mistral_wgpu::{
     Result,
-    generate::{Engine, EngineOptions, ModelSource},
     gpu::{Gpu, GpuOptions},
     model::{
-        AdapterSet, AdapterSource, Chunk, LogitRows, Model, ModelConfig, ModelOptions, expected_tensors,
+        Adapter, AdapterSet, AdapterSource, Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights,
+        expected_tensors, tune_adapters, tune_shapes,
     },
+    ops::{Tune, TuneShapes, ensure_tuned, kept_tuning},
     quant::by_name,
 };
 use pollster::block_on;
@@ -26,39 +29,50 @@ fn main() -> Result<()> {
     let (name, format) = (word(0, "175m"), word(1, "q4_0"));
     let number = |index, default| word(index, default).parse().expect("a number");
     let (rank, count): (usize, usize) = (number(2, "16"), number(3, "1"));
-    let config = ModelConfig::synthetic(&name).expect("the name of a synthetic model");
+    let (shape, layers) = name.split_once(':').unwrap_or((&name, ""));
+    let mut config = ModelConfig::synthetic(shape).expect("the name of a synthetic model");
+    config.num_hidden_layers = layers.parse().unwrap_or(config.num_hidden_layers);
     let dir = tempfile::tempdir().expect("a folder for the adapter");
-    write_adapter(dir.path(), &config, rank);
-    let adapters = vec![AdapterSource { dir: dir.path().into(), scale: 1.0 }; count];
+    let dtype = word(4, "f16");
+    write_adapter(dir.path(), &config, rank, &dtype);
+    let source = AdapterSource { dir: dir.path().into(), scale: 1.0 };
+    let adapters = (0..count).map(|_| Adapter::open(&source, &config)).collect::<Result<Vec<_>>>()?;
     let gpu = std::env::var("MISTRAL_GPU").ok();
-    let gpu = Arc::new(block_on(Gpu::open(&GpuOptions { gpu, ..Default::default() }))?);
-    let model = ModelOptions { context: 512, max_rows: 64, cache_tokens: Some(4096), ..Default::default() };
-    let options = EngineOptions { weights: by_name(&format), model, ..Default::default() };
-    let source = ModelSource::Synthetic(name.clone());
-    let engine = block_on(Engine::load_with(gpu.clone(), &source, &adapters, &options, &mut |_, _| {}))?;
+    let gpu = block_on(Gpu::open(&GpuOptions { gpu, ..Default::default() }))?;
+    let options = ModelOptions { context: 512, max_rows: 64, cache_tokens: Some(4096), ..Default::default() };
+    let format = by_name(&format).expect("a format of weights");
+    let shapes = tune_shapes(&config, &options, format);
+    let shapes = TuneShapes { adapters: tune_adapters(&config, &adapters), ..shapes };
+    ensure_tuned(&gpu, &shapes, Tune::Once, None, &mut |_, _| {})?;
+    for row in kept_tuning(&gpu, None).iter().filter(|row| row.case.starts_with("lora")) {
+        println!("{}: {:?}", row.case, row.seconds);
+    }
+    let weights = Weights::allocate(&gpu, &config, format)?;
+    weights.fill_random(&gpu, 0)?;
+    let mut model = Model::new(&gpu, config, weights, options)?;
+    model.set_adapters(&gpu, &adapters)?;
     println!("{}", gpu.description().name);
     println!(
-        "{count} of rank {rank} on {name} in {format}: milliseconds without and with, ratio of the medians"
+        "{count} of rank {rank} in {dtype} on {name} in {}: milliseconds without and with, ratio of the medians",
+        format.name
     );
-    block_on(engine.with_model(async |gpu, model| {
-        for (sequences, tokens) in [(1, 1), (8, 1), (1, 64)] {
-            let mut times = [(); 2].map(|()| Vec::new());
-            for run in 0..=RUNS {
-                for (times, set) in times.iter_mut().zip([AdapterSet::NONE, AdapterSet::first(count)]) {
-                    let seconds = step(gpu, model, set, sequences, tokens)?;
-                    if run > 0 {
-                        times.push(seconds);
-                    }
+    for (sequences, tokens) in [(1, 1), (8, 1), (1, 64)] {
+        let mut times = [(); 2].map(|()| Vec::new());
+        for run in 0..=RUNS {
+            for (times, set) in times.iter_mut().zip([AdapterSet::NONE, AdapterSet::first(count)]) {
+                let seconds = step(&gpu, &mut model, set, sequences, tokens)?;
+                if run > 0 {
+                    times.push(seconds);
                 }
             }
-            let [without, with] = times.map(|mut times| {
-                times.sort_by(f64::total_cmp);
-                1e3 * times[RUNS / 2]
-            });
-            println!("{sequences} × {tokens} tokens: {without:8.2} {with:8.2} {:.3}", with / without);
         }
-        Ok(())
-    }))
+        let [without, with] = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            1e3 * times[RUNS / 2]
+        });
+        println!("{sequences} × {tokens} tokens: {without:8.2} {with:8.2} {:.3}", with / without);
+    }
+    Ok(())
 }
 
 /// Seconds of a step that appends `tokens` tokens to each of some sequences.
@@ -77,7 +91,7 @@ fn step(gpu: &Gpu, model: &mut Model, set: AdapterSet, sequences: usize, tokens:
 }
 
 /// An adapter on every linear module of every block, as PEFT would save it.
-fn write_adapter(dir: &Path, config: &ModelConfig, rank: usize) {
+fn write_adapter(dir: &Path, config: &ModelConfig, rank: usize, dtype: &str) {
     let json = format!(r#"{{"peft_type": "LORA", "r": {rank}, "lora_alpha": {rank}}}"#);
     std::fs::write(dir.join("adapter_config.json"), json).expect("written");
     let mut tensors = Vec::new();
@@ -86,14 +100,24 @@ fn write_adapter(dir: &Path, config: &ModelConfig, rank: usize) {
             continue;
         };
         for (factor, shape) in [("A", [rank, *inputs]), ("B", [*outputs, rank])] {
-            let value = |index: usize| ((index * 2_654_435_761) >> 8 & 0xff) as f32 / 25600.0;
-            let bytes: Vec<u8> =
-                (0..shape[0] * shape[1]).flat_map(|index| value(index).to_le_bytes()).collect();
+            let value = |index: usize| ((index * 2_654_435_761) >> 8 & 0xffff) as f32 / 6_553_600.0 + 1e-3;
+            let values = (0..shape[0] * shape[1]).map(value);
+            let bytes: Vec<u8> = match dtype {
+                "f32" => values.flat_map(f32::to_le_bytes).collect(),
+                "f16" => values.flat_map(|value| f16::from_f32(value).to_le_bytes()).collect(),
+                "bf16" => values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
+                _ => panic!("A and B of f32, f16 or bf16"),
+            };
             tensors.push((format!("base_model.model.{module}_proj.lora_{factor}.weight"), shape, bytes));
         }
     }
+    let dtype = match dtype {
+        "f32" => Dtype::F32,
+        "f16" => Dtype::F16,
+        _ => Dtype::BF16,
+    };
     let views = tensors.iter().map(|(name, shape, bytes)| {
-        (name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), bytes).expect("as many bytes"))
+        (name.as_str(), TensorView::new(dtype, shape.to_vec(), bytes).expect("as many bytes"))
     });
     safetensors::serialize_to_file(views, None, &dir.join("adapter_model.safetensors")).expect("written");
 }

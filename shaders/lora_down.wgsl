@@ -1,42 +1,96 @@
-// h = A · x. A workgroup computes RANKS neighbouring ranks of a row, all of one part of one adapter; its invocations share
+// h = A · x. A workgroup computes RANKS neighbouring ranks, all of one part of one adapter, of COLS rows; its invocations share
 // out x, and add up their sums in an order that depends on nothing but the shape.
-import package::generated::{RANKS, WORKGROUP};
-import package::lora::{adapters_of, params};
+import package::generated::{COLS, RANKS, WORKGROUP};
+import package::lora::{Quad, adapters_of, params, row_count, values};
 @if(q8) import package::quant::activations::BlockScale;
 
-@group(0) @binding(3) var<storage, read> a: array<vec4f>;                      // [adapters, parts, ranks, quads]
+@group(0) @binding(3) var<storage, read> a: array<Quad>;                       // [adapters, parts, ranks, quads]
 @if(!q8) @group(0) @binding(4) var<storage, read> x: array<vec4f>;             // [rows, quads]
 @if(q8) @group(0) @binding(4) var<storage, read> x_codes: array<u32>;          // [rows, quads]
 @if(q8) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>;  // [rows, quads / 8]
 @group(0) @binding(6) var<storage, read_write> h: array<f32>;                  // [rows, adapters, parts, ranks]
 
-var<workgroup> partial_sums: array<array<f32, RANKS>, WORKGROUP>; // one per invocation
+// Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
+alias Sums = array<array<f32, COLS>, RANKS>;
+
+@if(subgroup) var<workgroup> partial_sums: array<Sums, WORKGROUP>; // one per subgroup, subgroups of one at worst
+@else var<workgroup> partial_sums: array<Sums, WORKGROUP>;         // one per invocation
+
+// naga translates subgroup built-ins in a struct to HLSL only for entry points that have one of their own.
+struct Invocation {
+    @builtin(local_invocation_index) index: u32,
+    @if(subgroup) @builtin(subgroup_invocation_id) lane: u32,
+    @if(subgroup) @builtin(subgroup_id) subgroup: u32,
+    @if(subgroup) @builtin(num_subgroups) subgroups: u32,
+}
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
-    let row = workgroup.y;
+fn main(
+    @builtin(workgroup_id) workgroup: vec3u,
+    invocation: Invocation,
+    @if(subgroup) @builtin(subgroup_size) _size: u32, // see Invocation
+) {
     let first = workgroup.x * RANKS;
     let stack = first / params.ranks;
-    if (adapters_of(row, stack % params.parts) & (1u << (stack / params.parts))) == 0u {
+    let part = stack % params.parts;
+    let adapter = 1u << (stack / params.parts);
+    let row = workgroup.y * COLS;
+    var wanted = 0u;
+    for (var col = 0u; col < COLS; col++) {
+        wanted |= adapters_of(row + col, part);
+    }
+    if (wanted & adapter) == 0u {
         return;
     }
-    var sums: array<f32, RANKS>;
-    for (var quad = index; quad < params.quads; quad += WORKGROUP) {
-        let v = x_quad(row * params.quads + quad);
-        for (var i = 0u; i < RANKS; i++) {
-            let w = a[(first + i) * params.quads + quad];
-            sums[i] = fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sums[i]))));
+    let last_row = row_count() - 1u;
+    var sums: Sums;
+    for (var quad = invocation.index; quad < params.quads; quad += WORKGROUP) {
+        var quads: array<vec4f, COLS>;
+        for (var col = 0u; col < COLS; col++) {
+            quads[col] = x_quad(min(row + col, last_row) * params.quads + quad);
+        }
+        for (var rank = 0u; rank < RANKS; rank++) {
+            let w = values(a[(first + rank) * params.quads + quad]);
+            for (var col = 0u; col < COLS; col++) {
+                let v = quads[col];
+                sums[rank][col] = fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sums[rank][col]))));
+            }
         }
     }
-    partial_sums[index] = sums;
-    workgroupBarrier();
-    if index < RANKS {
+    let count = share(&sums, invocation);
+    for (var i = invocation.index; i < RANKS * COLS; i += WORKGROUP) {
+        let rank = i / COLS;
+        let col = i % COLS;
         var total = 0.0;
-        for (var i = 0u; i < WORKGROUP; i++) {
-            total += partial_sums[i][index];
+        for (var j = 0u; j < count; j++) {
+            total += partial_sums[j][rank][col];
         }
-        h[row * params.adapters * params.parts * params.ranks + first + index] = total;
+        if (adapters_of(row + col, part) & adapter) != 0u {
+            h[(row + col) * params.adapters * params.parts * params.ranks + first + rank] = total * params.scale;
+        }
     }
+}
+
+// Leaves sums for all to see, and returns how many.
+@if(subgroup)
+fn share(sums: ptr<function, Sums>, invocation: Invocation) -> u32 {
+    for (var rank = 0u; rank < RANKS; rank++) {
+        for (var col = 0u; col < COLS; col++) {
+            let sum = subgroupAdd((*sums)[rank][col]);
+            if invocation.lane == 0u {
+                partial_sums[invocation.subgroup][rank][col] = sum;
+            }
+        }
+    }
+    workgroupBarrier();
+    return invocation.subgroups;
+}
+
+@else
+fn share(sums: ptr<function, Sums>, invocation: Invocation) -> u32 {
+    partial_sums[invocation.index] = *sums;
+    workgroupBarrier();
+    return WORKGROUP;
 }
 
 @if(!q8)

@@ -3,6 +3,7 @@
 mod device;
 
 use device::{FLOOR, GPU, difference, download, noise};
+use half::{bf16, f16};
 use mistral_wgpu::{
     gpu::{Gpu, Recording},
     ops::*,
@@ -17,6 +18,8 @@ struct Product {
     parts: LoraParts,
     ranks: usize,
     targets: Vec<u32>,
+    /// The smallest that holds A and B.
+    format: LoraFormat,
 }
 
 impl Product {
@@ -51,7 +54,15 @@ impl Product {
         for row in a.chunks_exact_mut(stride) {
             row[self.inputs..].fill(0.0);
         }
-        let b = noise(4, count_of * outputs * self.ranks);
+        let mut b = noise(4, count_of * outputs * self.ranks);
+        a.iter_mut().chain(&mut b).for_each(|value| {
+            *value = match self.format {
+                LoraFormat::F32 => *value,
+                // Subnormal by itself in f16, too.
+                LoraFormat::F16 => f16::from_f32(*value).to_f32() / 65536.0,
+                LoraFormat::Bf16 => bf16::from_f32(*value).to_f32(),
+            }
+        });
 
         let mut expected = y.clone();
         let places = self.places();
@@ -74,14 +85,9 @@ impl Product {
             let bit = |(adapter, targets): (usize, &u32)| (targets >> part & 1) << adapter;
             self.targets.iter().enumerate().map(bit).sum()
         };
-        let factors = LoraFactors {
-            a: gpu.upload("a", &a).unwrap(),
-            b: gpu.upload("b", &b).unwrap(),
-            adapters: count_of as u32,
-            ranks: self.ranks as u32,
-            targets: [bits(0), bits(1), bits(2)],
-            parts: self.parts,
-        };
+        let targets = [bits(0), bits(1), bits(2)];
+        let factors = LoraFactors::new(gpu, [&a, &b], count_of as u32, targets, self.parts).unwrap();
+        assert_eq!(factors.format(), self.format);
         let x = Tensor::from_values(gpu, "x", &x, self.inputs as u32).unwrap();
         let codes = Q8Tensor::zeros(gpu, "codes", x.rows, x.cols).unwrap();
         let y = Tensor::from_values(gpu, "y", &y, outputs as u32).unwrap();
@@ -94,13 +100,14 @@ impl Product {
         if q8 {
             Quantize { x: &x, q8: &codes, rows: count }.record(gpu, &mut recording).unwrap();
         }
-        Lora { factors: &factors, x: stored, h: &h, y: &y, rows: &table, row_ids: row_ids.as_ref(), count }
+        let (row_ids, counts) = (row_ids.as_ref(), gpu.upload("counts", &[rows as u32; 2]).unwrap());
+        Lora { factors: &factors, x: stored, h: &h, y: &y, rows: &table, row_ids, count, counts: &counts }
             .record(gpu, &mut recording)
             .unwrap();
         gpu.replay(&recording, &[rows as u64, rows as u64], None).unwrap();
         let bound = 2e-6 * (self.inputs * self.ranks * count_of) as f32;
         let error = difference(&download(gpu, &y, rows), &expected);
-        let Self { inputs, parts, ranks, targets } = self;
+        let Self { inputs, parts, ranks, targets, .. } = self;
         assert!(error < bound, "{inputs} inputs, {parts:?}, {ranks} ranks, {targets:?}: {error:e}");
     }
 }
@@ -108,22 +115,48 @@ impl Product {
 #[test]
 fn adapters_add_what_the_reference_says() {
     let products = [
-        Product { inputs: 33, parts: LoraParts::Stacked([5, 0, 0]), ranks: 4, targets: vec![1] },
+        Product {
+            inputs: 33,
+            parts: LoraParts::Stacked([5, 0, 0]),
+            ranks: 4,
+            targets: vec![1],
+            format: LoraFormat::F32,
+        },
         Product {
             inputs: 320,
             parts: LoraParts::Stacked([70, 30, 30]),
             ranks: 8,
             targets: vec![0b101, 0b111],
+            format: LoraFormat::Bf16,
         },
         Product {
             inputs: 64,
             parts: LoraParts::Stacked([100, 2, 65]),
             ranks: 12,
             targets: vec![0b010, 0b001, 0b100],
+            format: LoraFormat::F16,
         },
-        Product { inputs: 260, parts: LoraParts::Alternating(67), ranks: 20, targets: vec![0b11, 0b10] },
-        Product { inputs: 2080, parts: LoraParts::Alternating(3), ranks: 16, targets: vec![0b01] },
-        Product { inputs: 32, parts: LoraParts::Stacked([130, 0, 0]), ranks: 64, targets: vec![1; 5] },
+        Product {
+            inputs: 260,
+            parts: LoraParts::Alternating(67),
+            ranks: 20,
+            targets: vec![0b11, 0b10],
+            format: LoraFormat::F32,
+        },
+        Product {
+            inputs: 2080,
+            parts: LoraParts::Alternating(3),
+            ranks: 16,
+            targets: vec![0b01],
+            format: LoraFormat::F16,
+        },
+        Product {
+            inputs: 32,
+            parts: LoraParts::Stacked([130, 0, 0]),
+            ranks: 64,
+            targets: vec![1; 5],
+            format: LoraFormat::Bf16,
+        },
     ];
     for gpu in [&*GPU, &*FLOOR] {
         for product in &products {

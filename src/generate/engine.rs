@@ -15,9 +15,9 @@ use crate::{
     model::{
         Adapter, AdapterSet, AdapterSource, Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig,
         ModelOptions, Progress, Stage, WeightFormats, adapter_bytes, attention_shape, expected_tensors,
-        tune_shapes,
+        tune_adapters, tune_shapes,
     },
-    ops::{SelfTestShapes, Tune, ensure_self_test, ensure_tuned},
+    ops::{SelfTestShapes, Tune, TuneShapes, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
     text::{ChatFormat, Tokenizer},
 };
@@ -123,7 +123,8 @@ impl Engine {
         let config = options.config(source)?;
         // What is wrong with them shows before anything that takes time.
         let opened = adapters.iter().map(|adapter| Adapter::open(adapter, &config));
-        let adapter_bytes = adapter_bytes(&config, &options.model, &opened.collect::<Result<Vec<_>>>()?);
+        let opened = opened.collect::<Result<Vec<_>>>()?;
+        let adapter_bytes = adapter_bytes(&config, &options.model, &opened);
         let checkpoint = Plan::open(source, &config)?;
         if let Some(checkpoint) = checkpoint.as_ref().filter(|_| options.sliding_window.is_none()) {
             config.warn_of_window(checkpoint);
@@ -172,6 +173,7 @@ impl Engine {
             }
         }
         let shapes = tune_shapes(&config, &options.model, &formats);
+        let shapes = TuneShapes { adapters: tune_adapters(&config, &opened), ..shapes };
         ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
             progress(Stage::Tuning(total), done);
         })?;

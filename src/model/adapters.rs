@@ -5,7 +5,7 @@ use crate::{
     Error, ErrorKind, Result,
     checkpoint::Rotary,
     gpu::{Buffer, Gpu},
-    ops::{LoraFactors, LoraParts, MAX_ADAPTERS},
+    ops::{LoraFactors, LoraParts, MAX_ADAPTERS, TuneLora},
     quant::BLOCK,
 };
 
@@ -146,13 +146,27 @@ fn h_bytes(config: &ModelConfig, options: &ModelOptions, adapters: &[Adapter]) -
     4 * rows * Product::all(config).filter_map(ranks).max().unwrap_or(0) as u64
 }
 
-/// Bytes that `adapters` of a model take on the device.
+/// Bytes that `adapters` of a model take on the device at most: half as many for A and B where 16 bits hold them.
 pub fn adapter_bytes(config: &ModelConfig, options: &ModelOptions, adapters: &[Adapter]) -> u64 {
     let values = |product: Product| {
         let ranks = product.ranks(adapters)?;
         Some(product.sizes(ranks, adapters.len()).into_iter().sum::<usize>() as u64)
     };
     4 * Product::all(config).filter_map(values).sum::<u64>() + h_bytes(config, options, adapters)
+}
+
+/// What kernels for `adapters` of a model are measured on: as many of each product as there are, by its shape.
+pub fn tune_adapters(config: &ModelConfig, adapters: &[Adapter]) -> Vec<TuneLora> {
+    let mut all: Vec<TuneLora> = Vec::new();
+    for product in (0..config.num_hidden_layers).flat_map(|index| Product::of_block(config, index)) {
+        let Some(ranks) = product.ranks(adapters) else { continue };
+        let (inputs, ranks) = (product.inputs as u32, ranks as u32);
+        let lora = TuneLora { inputs, ranks, parts: product.parts, adapters: adapters.len() as u32 };
+        if !all.contains(&lora) {
+            all.push(lora);
+        }
+    }
+    all
 }
 
 struct Loader<'a> {
@@ -201,8 +215,6 @@ impl Loader<'_> {
                 value,
             ));
         }
-        let upload = |values: &[f32]| self.gpu.upload("adapters", values);
-        let (a, b) = (upload(&a)?, upload(&b)?);
-        Ok(Some(LoraFactors { a, b, adapters: count as u32, ranks: ranks as u32, targets, parts: *parts }))
+        LoraFactors::new(self.gpu, [&a, &b], count as u32, targets, *parts).map(Some)
     }
 }

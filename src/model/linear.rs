@@ -56,7 +56,8 @@ impl<'a> Linear<'a> {
             ordered.record(gpu, recording)?;
         }
         let Some((factors, h)) = self.adapters else { return Ok(()) };
-        let (y, count) = (self.products[0].y, self.products[0].rows);
-        Lora { factors, x, h, y, rows: self.rows, row_ids: self.row_ids, count }.record(gpu, recording)
+        let Matmul { y, rows: count, counts, .. } = self.products[0];
+        Lora { factors, x, h, y, rows: self.rows, row_ids: self.row_ids, count, counts }
+            .record(gpu, recording)
     }
 }

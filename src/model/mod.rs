@@ -26,7 +26,7 @@ mod weight_formats;
 mod weights;
 
 pub use adapter::{Adapter, AdapterSet, AdapterSource, LowRank};
-pub use adapters::adapter_bytes;
+pub use adapters::{adapter_bytes, tune_adapters};
 pub use batch::{Chunk, FEW_ROWS, LogitRows};
 pub use config::ModelConfig;
 pub use families::{FAMILIES, Family};

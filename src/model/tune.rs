@@ -39,6 +39,7 @@ pub fn tune_shapes(
     let window = config.widest_window().unwrap_or(u32::MAX);
     TuneShapes {
         matrices,
+        adapters: Vec::new(),
         hidden,
         vocab,
         attention,

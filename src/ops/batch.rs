@@ -84,9 +84,14 @@ impl RowCount {
 
     /// Workgroups of a grid with one for each row.
     pub(super) fn extent(self) -> Extent {
+        self.tiles(1)
+    }
+
+    /// Workgroups of a grid with one for `per` rows.
+    pub(super) fn tiles(self, per: u32) -> Extent {
         match self {
-            Self::Few(rows) => Extent::Fixed(rows),
-            Self::Many { slot, .. } => Extent::Count { slot, per: 1 },
+            Self::Few(rows) => Extent::Fixed(rows.div_ceil(per)),
+            Self::Many { slot, .. } => Extent::Count { slot, per },
         }
     }
 

@@ -34,7 +34,9 @@ pub use embedding::{EMBEDDING, Embedding};
 pub use expert_sum::{EXPERT_SUM, ExpertSum};
 pub use gather::{GATHER, Gather};
 pub use kv::{AttentionShape, KvFormat, KvSegment};
-pub use lora::{LORA_DOWN, LORA_UP, Lora, LoraDownShape, LoraFactors, LoraParts, LoraUpShape, MAX_ADAPTERS};
+pub use lora::{
+    LORA_DOWN, LORA_UP, Lora, LoraDownShape, LoraFactors, LoraFormat, LoraParts, LoraShape, MAX_ADAPTERS,
+};
 pub use mat_mat::{MAT_MAT, MatMatShape, rounds_to_f16};
 pub use mat_vec::{MAT_VEC, MatVecShape};
 pub use matmul::Matmul;
@@ -49,6 +51,6 @@ pub use sample::{BEYOND, SAMPLE, Sample, SampleRow};
 pub use self_test::{SelfTestRow, SelfTestShapes, ensure_self_test, self_test};
 pub use swiglu::{SWIGLU, Swiglu};
 pub use top_k::{Candidates, MAX_K, TOP_K, TopK, TopKHeader, TopKRecord, TopKRow};
-pub use tune::{Tune, TuneMatrix, TuneRow, TuneShapes, ensure_tuned, kept_tuning};
+pub use tune::{Tune, TuneLora, TuneMatrix, TuneRow, TuneShapes, ensure_tuned, kept_tuning};
 pub use variant::{Operation, Variant, compositions};
 pub use weight::{FILL, Weight, WeightPart};

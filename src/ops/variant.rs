@@ -150,14 +150,18 @@ pub fn compositions() -> Vec<KernelKey> {
         attention()
             .flat_map(move |attention| formats.map(|format| AttentionCombineShape { attention, format }))
     };
-    let lora_up = || {
-        [4, 8, 24, 64].into_iter().flat_map(|ranks| [false, true].map(|gather| LoraUpShape { ranks, gather }))
+    let lora = || {
+        let shapes = [
+            (4, LoraFormat::F32, RowCount::Few(1)),
+            (8, LoraFormat::Bf16, RowCount::Few(2)),
+            (24, LoraFormat::F16, RowCount::Few(8)),
+            (64, LoraFormat::F32, RowCount::many(count::ROWS, 64)),
+        ];
+        shapes.into_iter().flat_map(|(ranks, factors, count)| {
+            [false, true].map(|gather| LoraShape { ranks, factors, count, gather })
+        })
     };
-    let lora_down = || {
-        let of_format =
-            |LoraUpShape { ranks, gather }| formats.map(|format| LoraDownShape { ranks, format, gather });
-        lora_up().flat_map(of_format)
-    };
+    let lora_down = || lora().flat_map(|shape| formats.map(|x| LoraDownShape { shape, x }));
     [
         keys(&RMS_NORM, rms_norm()),
         keys(&EMBEDDING, FORMATS),
@@ -170,7 +174,7 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&ATTENTION_TILED, attention()),
         keys(&ATTENTION_COMBINE, combine()),
         keys(&LORA_DOWN, lora_down()),
-        keys(&LORA_UP, lora_up()),
+        keys(&LORA_UP, lora()),
         keys(&SWIGLU, formats),
         keys(&ROUTE, route),
         keys(&GATHER, formats),

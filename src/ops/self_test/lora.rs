@@ -5,8 +5,8 @@ use crate::{
     Result,
     gpu::{Gpu, Recording},
     ops::{
-        LORA_DOWN, LORA_UP, Lora, LoraDownShape, LoraFactors, LoraParts, LoraUpShape, Row, RowCount,
-        weight::uniform_values,
+        LORA_DOWN, LORA_UP, Lora, LoraDownShape, LoraFactors, LoraFormat, LoraParts, LoraShape, Row,
+        RowCount, count, weight::uniform_values,
     },
     reference,
     tensor::{Activation, ActivationFormat, Q8Tensor, Tensor},
@@ -24,14 +24,20 @@ const ADAPTERS: [u32; ROWS] = [0b11, 0, 0b10];
 /// Two adapters of a product with three parts, of which the first leaves the second part alone.
 pub async fn lora(test: &mut SelfTest<'_>) -> Result<()> {
     let ranks = RANKS as u32;
-    for format in [ActivationFormat::F32, ActivationFormat::Q8] {
-        for gather in [false, true] {
-            let case = Case::new(gather);
-            let name = format!("{format:?}{}", if gather { ", chosen rows" } else { "" });
-            let error = async |gpu: &Gpu| case.error(gpu, format).await;
-            let shape = LoraDownShape { ranks, format, gather };
-            test.check(&LORA_DOWN, &shape, &name, 2e-6, error).await?;
-            test.check(&LORA_UP, &LoraUpShape { ranks, gather }, &name, 2e-6, error).await?;
+    let counts = [RowCount::Few(1), RowCount::Few(3), RowCount::many(count::ROWS, 3)];
+    for factors in [LoraFormat::F32, LoraFormat::F16, LoraFormat::Bf16] {
+        for (count, x) in
+            counts.into_iter().zip([ActivationFormat::F32, ActivationFormat::Q8].into_iter().cycle())
+        {
+            for gather in [false, true] {
+                let case = Case::new(gather, factors, count);
+                let name =
+                    format!("{factors:?}, {x:?}, {count:?}{}", if gather { ", chosen rows" } else { "" });
+                let error = async |gpu: &Gpu| case.error(gpu, x).await;
+                let shape = LoraShape { ranks, factors, count: case.count, gather };
+                test.check(&LORA_DOWN, &LoraDownShape { shape, x }, &name, 2e-6, error).await?;
+                test.check(&LORA_UP, &shape, &name, 2e-6, error).await?;
+            }
         }
     }
     Ok(())
@@ -45,6 +51,7 @@ struct Case {
     /// Rows of the batch that are computed.
     chosen: Vec<u32>,
     gather: bool,
+    count: RowCount,
     /// `[chosen, INPUTS]`, multiples of a power of two that codes hold exactly.
     x: Vec<f32>,
     y: Vec<f32>,
@@ -55,8 +62,22 @@ struct Case {
 }
 
 impl Case {
-    fn new(gather: bool) -> Self {
-        let chosen: Vec<u32> = if gather { vec![2, 0] } else { vec![0, 1, 2] };
+    fn new(gather: bool, factors: LoraFormat, count: RowCount) -> Self {
+        let mut chosen: Vec<u32> = if gather { vec![2, 0] } else { vec![0, 1, 2] };
+        if count == RowCount::Few(1) {
+            chosen.truncate(1);
+        }
+        let count = if let RowCount::Few(_) = count { RowCount::Few(chosen.len() as u32) } else { count };
+        // What the format holds, and no smaller one.
+        let values = |seed, count, scale| {
+            let values = uniform_values(seed, count, scale).into_iter();
+            let rounded: Vec<f32> = match factors {
+                LoraFormat::F32 => values.collect(),
+                LoraFormat::F16 => values.map(|value| (value * 1024.0).round() / 1024.0).collect(),
+                LoraFormat::Bf16 => values.map(|value| (value * 128.0).round() / 128.0).collect(),
+            };
+            rounded
+        };
         let code = |(index, value): (usize, f32)| match index % 32 {
             0 => 127.0 / 64.0,
             _ => (value * 64.0).round() / 64.0,
@@ -66,9 +87,10 @@ impl Case {
             gather,
             x,
             y: uniform_values(2, chosen.len() * ALL_OUTPUTS, 1.0),
-            a: uniform_values(3, 2 * 3 * RANKS * INPUTS, 0.1),
-            b: uniform_values(4, 2 * ALL_OUTPUTS * RANKS, 0.5),
+            a: values(3, 2 * 3 * RANKS * INPUTS, 0.1),
+            b: values(4, 2 * ALL_OUTPUTS * RANKS, 0.5),
             chosen,
+            count,
         }
     }
 
@@ -95,18 +117,12 @@ impl Case {
         let x = Tensor::from_values(gpu, "x", &self.x, INPUTS as u32)?;
         let codes = Q8Tensor::zeros(gpu, "x in codes", x.rows, x.cols)?;
         let y = Tensor::from_values(gpu, "y", &self.y, ALL_OUTPUTS as u32)?;
-        let factors = LoraFactors {
-            a: gpu.upload("a", &self.a)?,
-            b: gpu.upload("b", &self.b)?,
-            adapters: 2,
-            ranks: RANKS as u32,
-            targets: TARGETS,
-            parts: LoraParts::Stacked(PARTS.map(|outputs| outputs as u32)),
-        };
+        let parts = LoraParts::Stacked(PARTS.map(|outputs| outputs as u32));
+        let factors = LoraFactors::new(gpu, [&self.a, &self.b], 2, TARGETS, parts)?;
         let h = gpu.upload("h", &vec![f32::NAN; x.rows as usize * factors.all_ranks() as usize])?;
         let rows = ADAPTERS.map(|adapters| Row { adapters, ..bytemuck::Zeroable::zeroed() });
         let (rows, row_ids) = (gpu.upload("rows", &rows)?, gpu.upload("row ids", &self.chosen)?);
-        let count = RowCount::Few(x.rows);
+        let counts = gpu.upload("counts", &[x.rows])?;
         let mut recording = Recording::default();
         let stored = match format {
             ActivationFormat::F32 => Activation::F32(&x),
@@ -119,9 +135,10 @@ impl Case {
             }
         };
         let row_ids = self.gather.then_some(&row_ids);
-        Lora { factors: &factors, x: stored, h: &h, y: &y, rows: &rows, row_ids, count }
+        let (count, counts) = (self.count, &counts);
+        Lora { factors: &factors, x: stored, h: &h, y: &y, rows: &rows, row_ids, count, counts }
             .record(gpu, &mut recording)?;
-        gpu.replay(&recording, &[0], None)?;
+        gpu.replay(&recording, &[x.rows.into()], None)?;
         // Outputs are of about that size.
         Ok(worst(&y.download(gpu, y.rows).await?, &self.expected(), |_| 10.0))
     }

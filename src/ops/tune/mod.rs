@@ -3,6 +3,7 @@
 
 mod attention;
 mod linear;
+mod lora;
 mod pointwise;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttentionShape, Operation, RowCount, Variant};
+use super::{AttentionShape, LoraParts, Operation, RowCount, Variant, count};
 use crate::{
     ErrorKind, Result,
     gpu::{Gpu, Kept, Recording},
@@ -25,6 +26,8 @@ use crate::{
 pub struct TuneShapes {
     /// The different matrices.
     pub matrices: Vec<TuneMatrix>,
+    /// The different products that adapters change.
+    pub adapters: Vec<TuneLora>,
     /// Width of the residual stream.
     pub hidden: u32,
     /// Tokens of the vocabulary.
@@ -51,6 +54,19 @@ pub struct TuneMatrix {
     pub cols: u32,
     /// How many of them a forward pass reads: what is read again at once would be found in caches.
     pub count: u32,
+}
+
+/// Adapters of a product.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TuneLora {
+    /// Inputs of the product.
+    pub inputs: u32,
+    /// What it stacks.
+    pub parts: LoraParts,
+    /// Ranks of an adapter.
+    pub ranks: u32,
+    /// How many adapters there are.
+    pub adapters: u32,
 }
 
 /// What was measured of one operation.
@@ -124,7 +140,7 @@ pub fn ensure_tuned(
     }
     // The larger a batch, the more time it takes: the smallest come last.
     let batches = RowCount::MANY.into_iter().rev().filter(|most| *most == u32::MAX || *most < shapes.rows);
-    let total = (1 + batches.clone().count()) * shapes.matrices.len() + 4;
+    let total = (1 + batches.clone().count()) * shapes.matrices.len() + 4 * shapes.adapters.len() + 4;
     let mut tuner = Tuner {
         gpu,
         again: tune == Tune::Again,
@@ -186,6 +202,10 @@ impl Tuner<'_> {
         attention::tiled(self, shapes)?;
         for matrix in &shapes.matrices {
             linear::mat_vec(self, matrix)?;
+        }
+        for adapters in &shapes.adapters {
+            lora::lora(self, adapters, RowCount::Few(1))?;
+            lora::lora(self, adapters, RowCount::many(count::ROWS, u32::MAX))?;
         }
         for most in batches {
             for matrix in &shapes.matrices {
