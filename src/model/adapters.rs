@@ -155,13 +155,14 @@ pub fn adapter_bytes(config: &ModelConfig, options: &ModelOptions, adapters: &[A
     4 * Product::all(config).filter_map(values).sum::<u64>() + h_bytes(config, options, adapters)
 }
 
-/// What kernels for `adapters` of a model are measured on: as many of each product as there are, by its shape.
+/// What kernels for `adapters` of a model are measured on: its different products.
 pub fn tune_adapters(config: &ModelConfig, adapters: &[Adapter]) -> Vec<TuneLora> {
     let mut all: Vec<TuneLora> = Vec::new();
     for product in (0..config.num_hidden_layers).flat_map(|index| Product::of_block(config, index)) {
         let Some(ranks) = product.ranks(adapters) else { continue };
         let (inputs, ranks) = (product.inputs as u32, ranks as u32);
-        let lora = TuneLora { inputs, ranks, parts: product.parts, adapters: adapters.len() as u32 };
+        let count = adapters.len().min(MAX_ADAPTERS) as u32;
+        let lora = TuneLora { inputs, ranks, parts: product.parts, adapters: count };
         if !all.contains(&lora) {
             all.push(lora);
         }

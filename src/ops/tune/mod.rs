@@ -198,14 +198,14 @@ impl Tuner<'_> {
     fn all(&mut self, shapes: &TuneShapes, batches: impl Iterator<Item = u32>) -> Result<()> {
         pointwise::rms_norm(self, shapes)?;
         pointwise::top_k(self, shapes)?;
+        for adapters in &shapes.adapters {
+            lora::lora(self, adapters, RowCount::Few(1))?;
+            lora::lora(self, adapters, RowCount::many(count::ROWS, u32::MAX))?;
+        }
         attention::single(self, shapes)?;
         attention::tiled(self, shapes)?;
         for matrix in &shapes.matrices {
             linear::mat_vec(self, matrix)?;
-        }
-        for adapters in &shapes.adapters {
-            lora::lora(self, adapters, RowCount::Few(1))?;
-            lora::lora(self, adapters, RowCount::many(count::ROWS, u32::MAX))?;
         }
         for most in batches {
             for matrix in &shapes.matrices {
