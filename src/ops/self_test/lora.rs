@@ -24,21 +24,19 @@ const ADAPTERS: [u32; ROWS] = [0b11, 0, 0b10];
 /// Two adapters of a product with three parts, of which the first leaves the second part alone.
 pub async fn lora(test: &mut SelfTest<'_>) -> Result<()> {
     let ranks = RANKS as u32;
-    let counts = [RowCount::Few(1), RowCount::Few(3), RowCount::many(count::ROWS, 3)];
-    for factors in [LoraFormat::F32, LoraFormat::F16, LoraFormat::Bf16] {
-        for (count, x) in
-            counts.into_iter().zip([ActivationFormat::F32, ActivationFormat::Q8].into_iter().cycle())
-        {
-            for gather in [false, true] {
-                let case = Case::new(gather, factors, count);
-                let name =
-                    format!("{factors:?}, {x:?}, {count:?}{}", if gather { ", chosen rows" } else { "" });
-                let error = async |gpu: &Gpu| case.error(gpu, x).await;
-                let shape = LoraShape { ranks, factors, count: case.count, gather };
-                test.check(&LORA_DOWN, &LoraDownShape { shape, x }, &name, 2e-6, error).await?;
-                test.check(&LORA_UP, &shape, &name, 2e-6, error).await?;
-            }
-        }
+    let many = RowCount::many(count::ROWS, 3);
+    for (factors, count, x, gather) in [
+        (LoraFormat::F32, RowCount::Few(1), ActivationFormat::F32, false),
+        (LoraFormat::F16, RowCount::Few(3), ActivationFormat::Q8, true),
+        (LoraFormat::Bf16, many, ActivationFormat::F32, true),
+        (LoraFormat::F32, many, ActivationFormat::Q8, false),
+    ] {
+        let case = Case::new(gather, factors, count);
+        let name = format!("{factors:?}, {x:?}, {count:?}{}", if gather { ", chosen rows" } else { "" });
+        let error = async |gpu: &Gpu| case.error(gpu, x).await;
+        let shape = LoraShape { ranks, factors, count: case.count, gather };
+        test.check(&LORA_DOWN, &LoraDownShape { shape, x }, &name, 2e-6, error).await?;
+        test.check(&LORA_UP, &shape, &name, 2e-6, error).await?;
     }
     Ok(())
 }
