@@ -143,6 +143,39 @@ fn the_largest_values_stay_finite() {
     }
 }
 
+/// Any bits, and scales of each kind: the fast answer is that of the decoded values.
+#[test]
+fn what_is_finite_decodes_to_finite_values() {
+    let halves = [0x3c00, 0x7c00, 0xfc00, 0x7e01, 0x7bff, 0x0000, 0x8001, 0xffff];
+    let bits = |i: usize| (i as u32).wrapping_mul(0x9e37_79b9) ^ (i as u32).wrapping_mul(0x85eb_ca6b) >> 13;
+    for format in FORMATS {
+        let mut matrix = Matrix::encode(format, 1, format.block, &vec![0.0; format.block]);
+        let mut answers = [0, 0];
+        for case in 0..256 {
+            matrix.codes.iter_mut().enumerate().for_each(|(i, word)| *word = bits(97 * case + i));
+            if format.scale_halves == 0 {
+                // One number of the block, with an exponent that may be the largest; of the others it never is.
+                matrix.codes.iter_mut().for_each(|word| *word &= 0x3fff_3fff);
+                let at = case % matrix.codes.len();
+                matrix.codes[at] =
+                    (matrix.codes[at] & 0xffff) | u32::from(halves[case / 16 % 8] | 0x0380) << 16;
+            }
+            for (i, scale) in matrix.scales.iter_mut().enumerate() {
+                *scale = if i < 2 { halves[case >> (3 * i) & 7] } else { bits(case + 31 * i) as u16 };
+            }
+            let finite = matrix.row(0).iter().all(|value| value.is_finite());
+            assert_eq!(
+                format.is_finite(&matrix.codes, &matrix.scales),
+                finite,
+                "{}, case {case}",
+                format.name
+            );
+            answers[usize::from(finite)] += 1;
+        }
+        assert!(answers.iter().all(|count| *count > 8), "{}: {answers:?}", format.name);
+    }
+}
+
 proptest! {
     #[test]
     fn round_trips_within_the_bound(

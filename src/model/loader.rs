@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    checkpoint::{Checkpoint, DType, TensorView},
+    checkpoint::{Checkpoint, TensorView},
     gpu::{Buffer, Gpu},
     ops::Weight,
 };
@@ -119,15 +119,16 @@ impl<'a> Loader<'a> {
             let rows =
                 codes.par_chunks_exact_mut(row_codes).zip(scales.par_chunks_exact_mut(row_scales.max(1)));
             rows.zip(&sources).try_for_each(|((codes, scales), (tensor, row))| {
+                if tensor.dtype.format() == format && reordered == tensor.order().is_some() {
+                    tensor.unpack_row(*row, codes, scales);
+                    if format.is_finite(codes, scales) {
+                        return Ok(());
+                    }
+                }
                 let mut values = vec![0.0; cols];
                 tensor.to_f32(row * cols, &mut values);
                 check_finite(tensor, &values)?;
-                match tensor.dtype {
-                    DType::Blocks(own) if own == format && reordered == tensor.order().is_some() => {
-                        tensor.unpack_row(*row, codes, scales);
-                    }
-                    _ => format.encode_rows(&values, cols, codes, &mut scales[..row_scales]),
-                }
+                format.encode_rows(&values, cols, codes, &mut scales[..row_scales]);
                 Ok(())
             })?;
             scales.truncate(sources.len() * row_scales);

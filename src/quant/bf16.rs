@@ -12,6 +12,7 @@ pub(super) static BF16: Format = Format {
     scale_halves: 0,
     encode,
     decode,
+    finite: |codes, _| codes.iter().all(|word| word & 0x7f80 != 0x7f80 && word & 0x7f80_0000 != 0x7f80_0000),
     // Half a unit in the last of 8 places.
     error_bound: 1.0 / 256.0,
     ggml: Some(Ggml { id: 30, block: 1, bytes: 2, unpack: words }),

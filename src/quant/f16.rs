@@ -12,6 +12,7 @@ pub(super) static F16: Format = Format {
     scale_halves: 0,
     encode,
     decode,
+    finite: |codes, _| codes.iter().all(|word| word & 0x7c00 != 0x7c00 && word & 0x7c00_0000 != 0x7c00_0000),
     // Half a unit in the last of 11 places.
     error_bound: 1.0 / 2048.0,
     ggml: Some(Ggml { id: 1, block: 1, bytes: 2, unpack: words }),

@@ -10,6 +10,7 @@ pub static F32: Format = Format {
     scale_halves: 0,
     encode,
     decode,
+    finite: |codes, _| codes.iter().all(|word| word & 0x7f80_0000 != 0x7f80_0000),
     error_bound: 0.0,
     ggml: Some(Ggml { id: 0, block: 1, bytes: 4, unpack: words }),
 };

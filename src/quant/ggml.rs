@@ -46,10 +46,12 @@ impl Format {
 
 /// Little-endian words; what is missing of the last is zero.
 pub(super) fn words(bytes: &[u8], words: &mut [u32], _scales: &mut [u16]) {
-    for (word, bytes) in words.iter_mut().zip(bytes.chunks(4)) {
-        let mut whole = [0; 4];
-        whole[..bytes.len()].copy_from_slice(bytes);
-        *word = u32::from_le_bytes(whole);
+    let (whole, rest) = bytes.as_chunks::<4>();
+    words.iter_mut().zip(whole).for_each(|(word, bytes)| *word = u32::from_le_bytes(*bytes));
+    if !rest.is_empty() {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        words[whole.len()] = u32::from_le_bytes(last);
     }
 }
 

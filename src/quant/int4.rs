@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::{BLOCK, Format, packed};
+use super::{BLOCK, Format, finite_halves, packed};
 
 pub(super) static INT4: Format = Format {
     name: "int4",
@@ -12,6 +12,7 @@ pub(super) static INT4: Format = Format {
     scale_halves: 2,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..2]),
     // Half a step of at most 2/15, and what rounding takes from the scale.
     error_bound: 1.0 / 15.0 + 3.0 / 2048.0,
     ggml: None,

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{BLOCK, Format, Ggml, packed, q4_0, search::symmetric};
+use super::{BLOCK, Format, Ggml, finite_halves, packed, q4_0, search::symmetric};
 
 pub(super) static IQ4_NL: Format = Format {
     name: "iq4_nl",
@@ -11,6 +11,7 @@ pub(super) static IQ4_NL: Format = Format {
     scale_halves: 1,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..1]),
     error_bound: ERROR_BOUND,
     ggml: Some(Ggml { id: 20, block: BLOCK, bytes: 18, unpack: q4_0::unpack }),
 };

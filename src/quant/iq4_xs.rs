@@ -7,7 +7,7 @@
 use half::f16;
 
 use super::{
-    BLOCK, Format, Ggml,
+    BLOCK, Format, Ggml, finite_halves,
     ggml::halves,
     iq4_nl::{self, ERROR_BOUND, fit},
     packed,
@@ -24,6 +24,7 @@ pub(super) static IQ4_XS: Format = Format {
     scale_halves: 4,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..1]),
     // Half a step of 1/32 of a scale besides.
     error_bound: ERROR_BOUND + 1.2 / 64.0,
     ggml: Some(Ggml { id: 23, block: BLOCK_K, bytes: 136, unpack }),

@@ -52,6 +52,8 @@ pub struct Format {
     pub encode: fn(&[f32], codes: &mut [u32], scales: &mut [u16]),
     /// Decodes a block.
     pub decode: fn(codes: &[u32], scales: &[u16], &mut [f32]),
+    /// Whether all weights of a block are finite: no exponent is the largest, be it of the weights or of their scales.
+    finite: fn(codes: &[u32], scales: &[u16]) -> bool,
     /// Largest difference between a weight and its decoded code, relative to the largest magnitude
     /// in the block, for blocks whose scale is a normal `f16`.
     pub error_bound: f32,
@@ -161,6 +163,14 @@ impl Format {
         }
     }
 
+    /// Whether all weights of a row are finite, from its part of the planes: as decoding says it, but fast.
+    pub fn is_finite(&self, codes: &[u32], scales: &[u16]) -> bool {
+        let mut blocks = codes.chunks_exact(self.code_words).enumerate();
+        blocks.all(|(index, codes)| {
+            (self.finite)(codes, &scales[index * self.scale_halves..][..self.scale_halves])
+        })
+    }
+
     /// Decodes one row of `cols` weights from its part of the planes.
     pub fn decode_row(&self, codes: &[u32], scales: &[u16], out: &mut [f32]) {
         let mut block = vec![0.0; self.block];
@@ -171,4 +181,9 @@ impl Format {
             part.copy_from_slice(&block[..part.len()]);
         }
     }
+}
+
+/// Whether these `f16`s are finite: their exponents are not the largest.
+fn finite_halves(halves: &[u16]) -> bool {
+    halves.iter().all(|half| half & 0x7c00 != 0x7c00)
 }

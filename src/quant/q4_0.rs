@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{BLOCK, Format, Ggml, ggml::halves, packed, search::largest};
+use super::{BLOCK, Format, Ggml, finite_halves, ggml::halves, packed, search::largest};
 
 pub(super) static Q4_0: Format = Format {
     name: "q4_0",
@@ -11,6 +11,7 @@ pub(super) static Q4_0: Format = Format {
     scale_halves: 1,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..1]),
     // A whole step of 1/8 where the largest magnitude is positive twice (code 16 is cut to 15), and
     // the scale's own rounding.
     error_bound: 1.0 / 8.0 + 1.0 / 2048.0,

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{BLOCK, Format, Ggml, ggml::halves, packed};
+use super::{BLOCK, Format, Ggml, finite_halves, ggml::halves, packed};
 
 pub(super) static Q4_1: Format = Format {
     name: "q4_1",
@@ -11,6 +11,7 @@ pub(super) static Q4_1: Format = Format {
     scale_halves: 2,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..2]),
     // Half a step of 2/15, and what rounding takes from scale and minimum.
     error_bound: 1.0 / 15.0 + 3.0 / 2048.0,
     ggml: Some(Ggml { id: 3, block: BLOCK, bytes: 20, unpack }),

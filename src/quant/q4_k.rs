@@ -7,7 +7,7 @@
 use half::f16;
 
 use super::{
-    BLOCK, Format, Ggml,
+    BLOCK, Format, Ggml, finite_halves,
     ggml::halves,
     packed,
     search::{affine, largest},
@@ -23,6 +23,7 @@ pub(super) static Q4_K: Format = Format {
     scale_halves: 8,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..2]),
     error_bound: error_bound(15.0),
     ggml: Some(Ggml { id: 12, block: BLOCK_K, bytes: 144, unpack }),
 };

@@ -1,6 +1,6 @@
 //! `q5_0`, GGML's: as `q4_0`, with codes of 5 bits minus 16.
 
-use super::{BLOCK, Format, Ggml, packed, q4_0};
+use super::{BLOCK, Format, Ggml, finite_halves, packed, q4_0};
 
 pub(super) static Q5_0: Format = Format {
     name: "q5_0",
@@ -9,6 +9,7 @@ pub(super) static Q5_0: Format = Format {
     scale_halves: 1,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..1]),
     // As of q4_0, with a step of 1/16.
     error_bound: 1.0 / 16.0 + 1.0 / 2048.0,
     ggml: Some(Ggml { id: 6, block: BLOCK, bytes: 22, unpack: q4_0::unpack }),

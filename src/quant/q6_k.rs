@@ -6,7 +6,7 @@
 use half::f16;
 
 use super::{
-    BLOCK, Format, Ggml, packed,
+    BLOCK, Format, Ggml, finite_halves, packed,
     search::{largest, symmetric},
 };
 
@@ -20,6 +20,7 @@ pub(super) static Q6_K: Format = Format {
     scale_halves: 9,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..1]),
     // Two steps of 1/32 where values are cut off for smaller steps elsewhere, and half a step of 1/128 of a scale.
     error_bound: 2.0 / 32.0 + 1.2 / 256.0,
     ggml: Some(Ggml { id: 14, block: BLOCK_K, bytes: 210, unpack }),

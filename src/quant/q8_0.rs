@@ -4,7 +4,7 @@
 use half::f16;
 
 use super::{
-    BLOCK, Format, Ggml,
+    BLOCK, Format, Ggml, finite_halves,
     ggml::{halves, words},
 };
 
@@ -15,6 +15,7 @@ pub(super) static Q8_0: Format = Format {
     scale_halves: 1,
     encode,
     decode,
+    finite: |_, scales| finite_halves(&scales[..1]),
     // Half a step of 1/127, and the scale's own rounding to 11 bits at full code.
     error_bound: 0.5 / 127.0 + 1.0 / 2048.0,
     ggml: Some(Ggml { id: 8, block: BLOCK, bytes: 34, unpack }),
