@@ -7,6 +7,7 @@ use device::{FLOOR, GPU, assert_codes, difference, download, largest, noise};
 use mistral_wgpu::{
     gpu::*,
     ops::*,
+    quant::BLOCK,
     reference::{self, KvSide},
     tensor::*,
 };
@@ -314,4 +315,47 @@ fn check_rms_norm(gpu: &Gpu, shape: RmsNormShape, cols: usize, values: (&[f32], 
     }
     // The residual stream was updated where it was read, once.
     assert_eq!(pick(&download(gpu, &x, rows)), pick(&summed));
+}
+
+/// Codes, scales and sums of blocks against the reference: any codes that round as well, and zero padding.
+#[test]
+fn quantized_activations() {
+    let (rows, cols) = (5, 68);
+    let mut values = noise(1, rows * cols);
+    values[..cols].iter_mut().for_each(|value| *value *= 1e30);
+    values[cols..2 * cols].iter_mut().for_each(|value| *value *= 1e-25);
+    values[2 * cols..3 * cols].iter_mut().for_each(|value| *value *= 1e-38);
+    values[3 * cols..][..cols].fill(0.0);
+    values[4 * cols + 40] = f32::NAN;
+    values[4 * cols + 64] = f32::INFINITY;
+    let x = Tensor::from_values(&GPU, "x", &values, cols as u32).unwrap();
+    for rows in [RowCount::Few(5), RowCount::many(1, 5)] {
+        let q8 = Q8Tensor::zeros(&GPU, "q8", 5, cols as u32).unwrap();
+        let mut recording = Recording::default();
+        Quantize { x: &x, q8: &q8, rows }.record(&GPU, &mut recording).unwrap();
+        GPU.replay(&recording, &[0, 5], None).unwrap();
+        let found = pollster::block_on(q8.download(&GPU, 5)).unwrap();
+        for (row, (found, values)) in found.chunks(cols).zip(values.chunks(cols)).enumerate() {
+            let expected = reference::quantize(values, cols);
+            for (block, (found, expected)) in found.chunks(BLOCK).zip(expected.chunks(BLOCK)).enumerate() {
+                if row == 4 && block > 0 {
+                    assert!(found.iter().all(|value| !value.is_finite()), "row 4, block {block}: {found:?}");
+                    continue;
+                }
+                let largest = values[block * BLOCK..].iter().take(BLOCK).fold(0.0f32, |a, b| a.max(b.abs()));
+                for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    let (error, value) = ((found - expected).abs(), values[block * BLOCK + i]);
+                    assert!(error <= largest * 1e-6 || (found - value).abs() <= largest * 0.50001 / 127.0);
+                }
+            }
+        }
+        let codes =
+            pollster::block_on(GPU.download::<i8>(std::slice::from_ref(&q8.codes))).unwrap().remove(0);
+        let scales =
+            pollster::block_on(GPU.download::<[u32; 2]>(std::slice::from_ref(&q8.scales))).unwrap().remove(0);
+        for (codes, [_, sum]) in codes.chunks(BLOCK).zip(&scales).take(4 * 3) {
+            assert_eq!(codes.iter().map(|code| i32::from(*code)).sum::<i32>(), *sum as i32);
+        }
+        assert!(codes.chunks(96).all(|row| row[cols..].iter().all(|code| *code == 0)), "padding");
+    }
 }

@@ -1,0 +1,120 @@
+//! Products of matrices on the device, and their comparison with the reference.
+#![allow(dead_code)] // no test binary uses all of it
+
+use mistral_wgpu::{
+    gpu::*,
+    ops::*,
+    quant::{FORMATS, Format, Matrix, by_name},
+    reference,
+    tensor::{Q8Tensor, Tensor},
+};
+use pollster::block_on;
+
+use crate::device::{GPU, noise};
+
+pub fn round_up(format: &Format, cols: u32) -> u32 {
+    format.round_up(cols as usize) as u32
+}
+
+pub fn matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
+    let values = noise(u64::from(rows * 7 + cols), (rows * cols) as usize);
+    Matrix::encode(format, rows as usize, cols as usize, &values)
+}
+
+pub fn many_rows(format: &'static Format) -> MatMatShape {
+    MatMatShape { format, q8: true, most: u32::MAX, experts: false }
+}
+
+/// Every variant of [`MAT_MAT`] that the device can run, by itself, with the formats that it fits.
+pub fn each_mat_mat() -> Vec<(&'static Variant<MatMatShape>, Gpu, Vec<&'static Format>)> {
+    let names = runnable(&MAT_MAT, many_rows);
+    let runnable = MAT_MAT.variants.iter().filter(|variant| names.contains(&variant.name));
+    let fits = |variant: &Variant<MatMatShape>| {
+        FORMATS.into_iter().filter(|format| (variant.fits)(&many_rows(format))).collect()
+    };
+    runnable.map(|variant| (variant, MAT_MAT.only(&GPU, variant), fits(variant))).collect()
+}
+
+/// Variants of a product that the device can run for any format.
+pub fn runnable<S>(operation: &Operation<S>, shape: impl Fn(&'static Format) -> S) -> Vec<&'static str> {
+    let shapes = FORMATS.map(shape);
+    let runs = |variant: &&Variant<S>| {
+        shapes.iter().any(|shape| operation.runnable(&GPU, shape).any(|other| other.name == variant.name))
+    };
+    let names: Vec<_> = operation.variants.iter().filter(runs).map(|variant| variant.name).collect();
+    assert!(names.contains(&"baseline") && names.iter().any(|name| name.contains("integer")), "{names:?}");
+    names
+}
+
+/// Runs a product over all rows of `x` with `rows` rows in `y`, of which the product writes as many as
+/// `count` says: the rest stays what it was, NaN.
+pub fn product(gpu: &Gpu, weight: &Weight, x: &[f32], rows: RowCount, y_rows: u32) -> Vec<f32> {
+    product_of(gpu, weight, x, rows, y_rows).0
+}
+
+/// As [`product`], with the activations that the kernel multiplies: `x`, or what 8-bit codes make of it.
+pub fn product_of(
+    gpu: &Gpu,
+    weight: &Weight,
+    values: &[f32],
+    rows: RowCount,
+    y_rows: u32,
+) -> (Vec<f32>, Vec<f32>) {
+    let x = Tensor::from_values(gpu, "x", values, weight.cols).unwrap();
+    let x_q8 = Q8Tensor::zeros(gpu, "x in codes", x.rows, weight.cols).unwrap();
+    let untouched = vec![f32::NAN; (y_rows * weight.rows) as usize];
+    let y = Tensor::from_values(gpu, "y", &untouched, weight.rows).unwrap();
+    let counts = [0, x.rows];
+    let buffer = gpu.upload("counts", &counts).unwrap();
+    let mut recording = Recording::default();
+    let matmul = Matmul {
+        weight,
+        x: &x,
+        x_q8: Some(&x_q8),
+        y: &y,
+        rows,
+        counts: &buffer,
+        experts: None,
+        label: "test",
+    };
+    let reads_q8 = matmul.reads_q8(gpu).unwrap();
+    if reads_q8 {
+        Quantize { x: &x, q8: &x_q8, rows }.record(gpu, &mut recording).unwrap();
+    }
+    matmul.record(gpu, &mut recording).unwrap();
+    assert_eq!(recording.dispatches(), weight.parts.len() + usize::from(reads_q8));
+    gpu.replay(&recording, &counts.map(u64::from), None).unwrap();
+    let multiplied = if reads_q8 { block_on(x_q8.download(gpu, x.rows)).unwrap() } else { values.to_vec() };
+    (block_on(y.download(gpu, y_rows)).unwrap(), multiplied)
+}
+
+/// Every output within `bound × Σ|w·x|` of the reference.
+pub fn assert_product(found: &[f32], matrix: &Matrix, x: &[f32], what: &str) {
+    const BOUND: f32 = 6e-7;
+    let absolute: Vec<f32> = (0..matrix.rows).flat_map(|row| matrix.row(row)).map(f32::abs).collect();
+    let magnitudes = Matrix::encode(by_name("f32").unwrap(), matrix.rows, matrix.cols, &absolute);
+    let sizes = reference::matmul(&magnitudes, &x.iter().map(|x| x.abs()).collect::<Vec<_>>());
+    let expected = reference::matmul(matrix, x);
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let error = (found - expected).abs();
+        assert!(error <= BOUND * sizes[index], "{what}: output {index} is {found}, expected {expected}");
+    }
+}
+
+/// The matrix in parts of six rows, and a last one that is smaller.
+pub fn in_parts(gpu: &Gpu, matrix: &Matrix) -> Weight {
+    let blocks = matrix.format.blocks(matrix.cols);
+    let part_bytes = (7 * blocks * matrix.format.code_words * 4) as u64;
+    let (rows, cols) = (matrix.rows as u32, matrix.cols as u32);
+    let weight = Weight::allocate_parts(gpu, "weight", matrix.format, 1, rows, cols, part_bytes).unwrap();
+    assert!(weight.parts.iter().rev().skip(1).all(|part| part.rows == 6));
+    // Written in pieces that do not end where parts do.
+    for first in (0..matrix.rows).step_by(4) {
+        let rows = first..matrix.rows.min(first + 4);
+        let of = |elements: usize| rows.start * blocks * elements..rows.end * blocks * elements;
+        let codes = &matrix.codes[of(matrix.format.code_words)];
+        weight.write_rows(gpu, first as u32, codes, &matrix.scales[of(matrix.format.scale_halves)]);
+    }
+    weight
+}
