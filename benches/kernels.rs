@@ -133,7 +133,7 @@ impl Bench {
         for (count, rows) in mat_vec.into_iter().chain(mat_mat) {
             let only: Vec<(String, Gpu)> = match count {
                 RowCount::Few(cols) => {
-                    let shape = MatVecShape { format, cols, q8: true, experts: false };
+                    let shape = MatVecShape::new(format, cols);
                     each(&MAT_VEC, &self.gpu, &shape)
                 }
                 RowCount::Many { most, .. } => {

@@ -4,32 +4,32 @@
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
+//
+// With `normed`, rows of x are still to be divided by the root of their mean square: see epilogue/rms_norm.
+import package::epilogue::{UNIT, finish};
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
-import package::mat_vec_output::{Task, block_of, first_task, params, write, x_row};
+import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x_row};
 import package::quant::activations::{BlockScale, dot16};
+import package::reduce::Invocation;
 import package::weight::{weight_codes, weight_dot, weight_quad, weight_scale};
 
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
-@else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [rows, blocks * QUADS]
+@else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [rows, blocks * QUADS], then squares if normed
 
 // What an invocation takes of a block at once: all of it, or one of its quads.
 @if(integer) const PARTS = 1u;
 @else const PARTS = QUADS;
 
+// One more than there are rows is that of the squares of x.
+@if(normed) const SUMS = ROWS + 1u;
+@else const SUMS = ROWS;
+
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
-alias Sums = array<array<f32, COLS>, ROWS>;
+alias Sums = array<array<f32, COLS>, SUMS>;
 
 @if(subgroup) var<workgroup> partial_sums: array<Sums, WORKGROUP>; // one per subgroup, subgroups of one at worst
 @else var<workgroup> partial_sums: array<Sums, WORKGROUP>;         // one per invocation
-
-// naga translates subgroup built-ins in a struct to HLSL only for entry points that have one of their own.
-struct Invocation {
-    @builtin(local_invocation_index) index: u32,
-    @if(subgroup) @builtin(subgroup_invocation_id) lane: u32,
-    @if(subgroup) @builtin(subgroup_id) subgroup: u32,
-    @if(subgroup) @builtin(num_subgroups) subgroups: u32,
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -52,10 +52,39 @@ fn multiply(task: Task, first: u32, invocation: Invocation) {
     for (var part = invocation.index; part < params.blocks * PARTS; part += WORKGROUP) {
         add_part(&sums, task, first, part);
     }
+    @if(normed) add_squares(&sums, invocation.index);
     reduce(&sums, invocation);
-    if invocation.index < COLS * ROWS {
-        write(task, first + invocation.index / COLS, invocation.index % COLS, total(invocation));
+    if invocation.index < COLS * ROWS / UNIT {
+        let row = invocation.index / COLS * UNIT;
+        let col = invocation.index % COLS;
+        var outputs: array<f32, UNIT>;
+        for (var i = 0u; i < UNIT; i++) {
+            outputs[i] = total(row + i, col, invocation) * x_scale(col, invocation);
+        }
+        finish(task, first + row, col, &outputs);
     }
+}
+
+// A block of x, of 32 columns, has two quads of squares: one for every 4 columns.
+@if(normed)
+fn add_squares(sums: ptr<function, Sums>, index: u32) {
+    for (var col = 0u; col < COLS; col++) {
+        let first = params.first_square / 4u + col * params.blocks * 2u;
+        for (var quad = index; quad < params.blocks * 2u; quad += WORKGROUP) {
+            (*sums)[ROWS][col] += dot(x[first + quad], vec4f(1.0));
+        }
+    }
+}
+
+// What row `col` of x is to be multiplied with.
+@if(normed)
+fn x_scale(col: u32, invocation: Invocation) -> f32 {
+    return root_scale(total(ROWS, col, invocation));
+}
+
+@else
+fn x_scale(col: u32, invocation: Invocation) -> f32 {
+    return 1.0;
 }
 
 @if(integer)
@@ -101,7 +130,7 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, quad: u32) {
 
 @if(subgroup)
 fn reduce(sums: ptr<function, Sums>, invocation: Invocation) {
-    for (var row = 0u; row < ROWS; row++) {
+    for (var row = 0u; row < SUMS; row++) {
         for (var col = 0u; col < COLS; col++) {
             let sum = subgroupAdd((*sums)[row][col]);
             if invocation.lane == 0u {
@@ -119,7 +148,7 @@ fn reduce(sums: ptr<function, Sums>, invocation: Invocation) {
     workgroupBarrier();
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         if invocation.index < half {
-            for (var row = 0u; row < ROWS; row++) {
+            for (var row = 0u; row < SUMS; row++) {
                 for (var col = 0u; col < COLS; col++) {
                     partial_sums[invocation.index][row][col] += partial_sums[invocation.index + half][row][col];
                 }
@@ -129,16 +158,17 @@ fn reduce(sums: ptr<function, Sums>, invocation: Invocation) {
     }
 }
 
-// The sum that this invocation writes, once `reduce` is done.
+// A sum of all invocations, once `reduce` is done.
 @if(subgroup)
-fn total(invocation: Invocation) -> f32 {
+fn total(row: u32, col: u32, invocation: Invocation) -> f32 {
     var total = 0.0;
     for (var i = 0u; i < invocation.subgroups; i++) {
-        total += partial_sums[i][invocation.index / COLS][invocation.index % COLS];
+        total += partial_sums[i][row][col];
     }
     return total;
 }
+
 @else
-fn total(invocation: Invocation) -> f32 {
-    return partial_sums[0][invocation.index / COLS][invocation.index % COLS];
+fn total(row: u32, col: u32, invocation: Invocation) -> f32 {
+    return partial_sums[0][row][col];
 }

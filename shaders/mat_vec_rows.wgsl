@@ -8,14 +8,18 @@
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
+//
+// With `normed`, rows of x are still to be divided by the root of their mean square: see epilogue/rms_norm.
+import package::epilogue::{UNIT, finish};
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
-import package::mat_vec_output::{Task, block_of, first_task, params, write, x_row};
+import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x_row};
 import package::quant::activations::{BlockScale, dot16};
+import package::reduce::{Invocation, workgroup_sum};
 import package::weight::{WeightScale, weight_codes, weight_dot, weight_quad, weight_scale};
 
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [rows, blocks, 8]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
-@else @group(0) @binding(3) var<storage, read> x: array<f32>;                      // [rows, blocks * QUADS, 4]
+@else @group(0) @binding(3) var<storage, read> x: array<f32>;                      // [rows, blocks * QUADS, 4], then squares if normed
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, ROWS>;
@@ -24,28 +28,51 @@ alias Sums = array<array<f32, COLS>, ROWS>;
 fn main(
     @builtin(workgroup_id) workgroup: vec3u,
     @builtin(global_invocation_id) id: vec3u,
-    @builtin(subgroup_invocation_id) lane: u32,
+    invocation: Invocation,
+    @builtin(subgroup_size) _size: u32, // see Invocation
 ) {
     // Not that of the invocation: the loop over an expert's rows has to be the same for all that exchange values.
     var task = first_task(workgroup.y);
     @if(experts)
     for (; task.first < task.end; task.first += COLS) {
-        multiply(task, id.x * ROWS, lane % 4u);
+        multiply(task, id.x * ROWS, invocation);
     }
     @if(!experts)
-    multiply(task, id.x * ROWS, lane % 4u);
+    multiply(task, id.x * ROWS, invocation);
 }
 
-fn multiply(task: Task, first: u32, quarter: u32) {
+fn multiply(task: Task, first: u32, invocation: Invocation) {
     var sums: Sums;
     for (var block = 0u; block < params.blocks; block++) {
-        add_block(&sums, task, first, block, quarter);
+        add_block(&sums, task, first, block, invocation.lane % 4u);
     }
-    for (var row = 0u; row < ROWS; row++) {
-        for (var col = 0u; col < COLS; col++) {
-            write(task, first + row, col, sums[row][col]);
+    for (var col = 0u; col < COLS; col++) {
+        let scale = x_scale(col, invocation);
+        for (var unit = 0u; unit < ROWS / UNIT; unit++) {
+            var outputs: array<f32, UNIT>;
+            for (var i = 0u; i < UNIT; i++) {
+                outputs[i] = sums[unit * UNIT + i][col] * scale;
+            }
+            finish(task, first + unit * UNIT, col, &outputs);
         }
     }
+}
+
+// What row `col` of x is to be multiplied with.
+@if(normed)
+fn x_scale(col: u32, invocation: Invocation) -> f32 {
+    // A block of x, of 32 columns, has 8 squares: one for every 4 columns.
+    let squares = params.blocks * 8u;
+    var sum = 0.0;
+    for (var i = invocation.index; i < squares; i += WORKGROUP) {
+        sum += x[params.first_square + col * squares + i];
+    }
+    return root_scale(workgroup_sum(sum, invocation));
+}
+
+@else
+fn x_scale(col: u32, invocation: Invocation) -> f32 {
+    return 1.0;
 }
 
 @if(integer)

@@ -1,16 +1,15 @@
-// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of q and k, neighbouring dimensions paired as in the
-// paper; k and v go to the KV cache. One invocation per chunk of KV_CHUNK dimensions, one row per workgroup.x.
-import package::generated::{HEADS, HEAD_DIM, KV_HEADS, KV_OCTET_WORDS, PAGE, RopeKvParams, Row, WORKGROUP};
-import package::kv::{KV_CHUNK, KV_CODES, kv_encode};
-import package::kv::page::{OCTETS, PAIRS, head_start, key_word, scale_word, value_word};
+// Rotary position embedding of q and k; k and v go to the KV cache. One invocation per chunk of KV_CHUNK dimensions, one row
+// per workgroup.x.
+import package::generated::{HEADS, HEAD_DIM, KV_HEADS, RopeKvParams, Row, WORKGROUP};
+import package::kv::KV_CHUNK;
+import package::kv::page::PAIRS;
+import package::kv::store::store;
+import package::rope::turned;
 
 @group(0) @binding(0) var<uniform> params: RopeKvParams;
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;           // [rows, qkv_stride]: q heads, k heads, v heads
-@group(0) @binding(2) var<storage, read_write> q: array<vec2f>;     // [rows, q_stride / 2]
-@group(0) @binding(3) var<storage, read> rows: array<Row>;          // [rows]
-@group(0) @binding(4) var<storage, read> rope: array<vec2f>;        // [positions, HEAD_DIM / 2]: cos, sin
-@group(0) @binding(5) var<storage, read_write> k_cache: array<u32>; // [pages, KV_HEADS, HEAD_WORDS]
-@group(0) @binding(6) var<storage, read_write> v_cache: array<u32>; // as k_cache
+@group(0) @binding(1) var<storage, read> qkv: array<f32>;       // [rows, qkv_stride]: q heads, k heads, v heads
+@group(0) @binding(2) var<storage, read_write> q: array<vec2f>; // [rows, q_stride / 2]
+@group(0) @binding(3) var<storage, read> rows: array<Row>;      // [rows]
 
 // 128 dimensions are 64 chunks of f16, and 2 of q8_0.
 const CHUNKS = (HEAD_DIM + KV_CHUNK - 1u) / KV_CHUNK;
@@ -33,8 +32,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         if pair < PAIRS {
             var x = vec2f(qkv[x_start + 2u * pair], qkv[x_start + 2u * pair + 1u]);
             if head < HEADS + KV_HEADS {
-                let turn = rope[row.position * PAIRS + pair];
-                x = vec2f(x.x * turn.x - x.y * turn.y, x.y * turn.x + x.x * turn.y);
+                x = turned(x, row.position, pair);
             }
             if head < HEADS {
                 q[q_start + pair] = x;
@@ -45,26 +43,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
 
     let slot = row.slot - params.first_slot; // wraps around to beyond the end when below the beginning
-    if head < HEADS || slot >= params.slots {
-        return;
-    }
-    let place = slot % PAGE;
-    let start = head_start(slot / PAGE, (head - HEADS) % KV_HEADS);
-    var encoded = kv_encode(&values);
-    for (var i = 0u; i < KV_CODES; i++) {
-        let word = chunk * KV_CODES + i;
-        if word < OCTETS * KV_OCTET_WORDS {
-            if head < HEADS + KV_HEADS {
-                k_cache[start + key_word(place, word)] = encoded.codes[i];
-            } else {
-                v_cache[start + value_word(place, word)] = encoded.codes[i];
-            }
-        }
-    }
-    @if(kv_scales)
-    if head < HEADS + KV_HEADS {
-        k_cache[start + scale_word(place, chunk)] = encoded.scales;
-    } else {
-        v_cache[start + scale_word(place, chunk)] = encoded.scales;
+    if head >= HEADS && slot < params.slots {
+        store(slot, head - HEADS, chunk, &values);
     }
 }

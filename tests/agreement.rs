@@ -187,7 +187,7 @@ fn variants<S>(operation: &Operation<S>, few: bool, shape: impl Fn(&'static Form
 
 #[test]
 fn mat_vec_agrees() {
-    variants(&MAT_VEC, true, |format| MatVecShape { format, cols: 8, q8: true, experts: false });
+    variants(&MAT_VEC, true, |format| MatVecShape::new(format, 8));
 }
 
 #[test]

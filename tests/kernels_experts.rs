@@ -243,7 +243,13 @@ fn bound(key: &KernelKey) -> f32 {
 fn few_rows() {
     let rows = [1, 2, 5, 8].map(|rows| (rows, RowCount::Few(rows)));
     for gpu in [&*GPU, &*FLOOR] {
-        check(gpu, &MAT_VEC, |format| MatVecShape { format, cols: 1, q8: true, experts: true }, &rows, bound);
+        check(
+            gpu,
+            &MAT_VEC,
+            |format| MatVecShape { experts: true, ..MatVecShape::new(format, 1) },
+            &rows,
+            bound,
+        );
     }
 }
 
@@ -282,7 +288,7 @@ fn weights_in_parts() {
 #[test]
 fn a_row_has_the_same_bits_in_every_small_batch() {
     for format in FORMATS {
-        let shape = MatVecShape { format, cols: 1, q8: true, experts: true };
+        let shape = MatVecShape { experts: true, ..MatVecShape::new(format, 1) };
         for variant in MAT_VEC.runnable(&GPU, &shape).collect::<Vec<_>>() {
             let gpu = MAT_VEC.only(&GPU, variant);
             let (outputs, cols) = (22, 2080usize.next_multiple_of(format.block));

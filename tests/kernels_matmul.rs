@@ -100,7 +100,7 @@ fn check_products_of(
 }
 
 fn runnable_mat_vec() -> Vec<&'static str> {
-    runnable(&MAT_VEC, |format| MatVecShape { format, cols: 1, q8: true, experts: false })
+    runnable(&MAT_VEC, |format| MatVecShape::new(format, 1))
 }
 
 #[test]

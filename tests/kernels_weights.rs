@@ -26,7 +26,7 @@ fn exact() -> Gpu {
     }
     let gpu = GPU.with_own_rejections();
     let format = by_name("q8_0").unwrap();
-    reject(&gpu, &MAT_VEC, &MatVecShape { format, cols: 1, q8: true, experts: false });
+    reject(&gpu, &MAT_VEC, &MatVecShape::new(format, 1));
     reject(&gpu, &MAT_MAT, &many_rows(format));
     gpu
 }

@@ -11,7 +11,7 @@ use golden::Golden;
 use logits::{difference, exact_options, logits};
 use mistral_wgpu::{
     checkpoint::Checkpoint,
-    gpu::{Gpu, GpuOptions},
+    gpu::{Capability, Gpu, GpuOptions},
     model::{AdapterSet, Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights, check},
     ops::KvFormat,
     quant::by_name,
@@ -108,15 +108,16 @@ fn greedy_text_is_that_of_transformers() {
     }
 }
 
-/// Dispatches of a block when one token is decoded, 300 tokens into a text.
-#[test]
-fn a_block_takes_few_dispatches() {
-    // Of its own, for all that others do on a device is counted.
-    let gpu = &block_on(Gpu::open(&GpuOptions::default())).unwrap();
+/// Dispatches when one token is decoded, 300 tokens into a text: by formats of weights and of the cache, with what is
+/// switched off.
+fn dispatches(format: &str, kv_format: KvFormat, disable: &[Capability]) -> (u64, u64) {
+    // A device of its own, for all that others do on it is counted.
+    let disable = disable.iter().copied().collect();
+    let gpu = &block_on(Gpu::open(&GpuOptions { disable, ..Default::default() })).unwrap();
     let config = ModelConfig::synthetic("demo").unwrap();
-    let weights = Weights::random(gpu, &config, by_name("q4_0").unwrap(), 1).unwrap();
+    let weights = Weights::random(gpu, &config, by_name(format).unwrap(), 1).unwrap();
     let blocks = config.num_hidden_layers as u64;
-    let options = ModelOptions { context: 512, max_rows: 64, ..Default::default() };
+    let options = ModelOptions { context: 512, max_rows: 64, kv_format, ..Default::default() };
     let mut model = Model::new(gpu, config, weights, options).unwrap();
     let mut sequence = model.sequence();
     model.skip(gpu, &mut sequence, 300).unwrap();
@@ -124,6 +125,21 @@ fn a_block_takes_few_dispatches() {
     let mut chunks = [Chunk { sequence: &mut sequence, tokens: &[1], logits: LogitRows::Last }];
     model.forward(gpu, &mut chunks, None).unwrap();
     gpu.wait().unwrap();
-    // Beside the blocks: embedding, norm and output projection.
-    assert_eq!((gpu.counters() - before).dispatches, 10 * blocks + 3);
+    ((gpu.counters() - before).dispatches, blocks)
+}
+
+#[test]
+fn a_block_takes_few_dispatches() {
+    // Products, and two steps of attention. Beside the blocks: embedding, norm and output projection; the first block's
+    // norm has no product before it, and the last product none of a block after it.
+    let (found, blocks) = dispatches("f16", KvFormat::F16, &[]);
+    assert_eq!(found, 6 * blocks + 4, "floats");
+    let (found, _) = dispatches("f16", KvFormat::Q8_0, &[]);
+    assert_eq!(found, 7 * blocks + 4, "floats, blocks of keys and values are more than a pair");
+    for disable in [[].as_slice(), &[Capability::Fused]] {
+        let (found, _) = dispatches("q4_0", KvFormat::F16, disable);
+        assert_eq!(found, 10 * blocks + 3, "integers");
+    }
+    let (found, _) = dispatches("f16", KvFormat::F16, &[Capability::Fused]);
+    assert_eq!(found, 10 * blocks + 3, "nothing fused");
 }

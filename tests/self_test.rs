@@ -50,7 +50,7 @@ fn every_variant_passes() {
             }
         }
         let shape = shapes("f32", KvFormat::F32);
-        let mat_vec = MatVecShape { format: shape.weights, cols: 1, q8: true, experts: false };
+        let mat_vec = MatVecShape::new(shape.weights, 1);
         let runnable = [
             MAT_VEC.runnable(gpu, &mat_vec).map(|variant| MAT_VEC.full_name(variant)).collect::<Vec<_>>(),
             TOP_K.runnable(gpu, &()).map(|variant| TOP_K.full_name(variant)).collect(),
@@ -132,7 +132,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 28] = [
+    let faults: [Fault; 32] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -142,8 +142,23 @@ fn faults_are_found() {
             |variant| of(variant, &["rope_kv"]),
         ),
         // Halves rounded toward zero.
-        ("half", "(value + (1u << (shift - 1u)) - 1u + odd)", "value", |variant| of(variant, &["rope_kv"])),
-        ("rope_kv", "x.x * turn.x - x.y", "x.x * turn.x + x.y", |variant| of(variant, &["rope_kv"])),
+        ("half", "(value + (1u << (shift - 1u)) - 1u + odd)", "value", |variant| {
+            of(variant, &["rope_kv", "mat_vec_rope_kv"])
+        }),
+        ("rope", "x.x * turn.x - x.y", "x.x * turn.x + x.y", |variant| {
+            of(variant, &["rope_kv", "mat_vec_rope_kv"])
+        }),
+        ("epilogue/rms_norm", "fma(value, value, squares)", "value * value", |variant| {
+            of(variant, &["mat_vec_rms_norm"])
+        }),
+        ("mat_vec", "quad += WORKGROUP", "quad += 2u * WORKGROUP", |variant| {
+            of(variant, &["mat_vec_normed", "mat_vec_swiglu"])
+                && !integers(variant)
+                && !variant.ends_with("rows")
+        }),
+        ("mat_vec_task", "/ f32(params.cols)", "", |variant| {
+            of(variant, &["mat_vec_normed", "mat_vec_rope_kv", "mat_vec_swiglu"]) && !integers(variant)
+        }),
         ("rms_norm", "+ params.eps", "", |variant| of(variant, &["rms_norm"])),
         // The sum of one subgroup only.
         ("reduce", "total += partial_sums[i];", "total = partial_sums[i];", |variant| {
@@ -169,7 +184,8 @@ fn faults_are_found() {
         ("mat_mat_matrices", "col, border[i]", "col, border[0]", |variant| {
             variant.starts_with("mat_mat/matrices")
         }),
-        ("swiglu", "/ (1.0 + small)", "/ (1.00001 + small)", |variant| of(variant, &["swiglu"])),
+        ("silu", "/ (1.0 + small)", "/ (1.00001 + small)", |variant| of(variant, &["swiglu"])),
+        ("epilogue/swiglu", "silu(gate)", "gate", |variant| of(variant, &["mat_vec_swiglu"])),
         // The same row for all that a workgroup serves.
         ("lora_down", "min(row + col, last_row)", "min(row, last_row)", |variant| {
             of(variant, &["lora_down", "lora_up"])
@@ -185,7 +201,7 @@ fn faults_are_found() {
         ("gather", "sources[row]", "row", |variant| of(variant, &["gather"])),
         ("expert_sum", "fma(choices[i].weight,", "fma(1.0,", |variant| of(variant, &["expert_sum"])),
         (
-            "mat_vec_output",
+            "mat_vec_task",
             "Task(offsets[expert], offsets[expert + 1u], matrix)",
             "Task(offsets[expert], offsets[expert + 1u], 0u)",
             |variant| of(variant, &["mat_vec"]),
@@ -248,7 +264,7 @@ fn a_broken_variant_is_dropped_and_the_output_stays_right() {
 
     let dir = tempfile::tempdir().unwrap();
     block_on(ensure_self_test(&gpu, &shapes("f32", KvFormat::F32), Some(dir.path()))).unwrap();
-    let shape = MatVecShape { format: by_name("f32").unwrap(), cols: 1, q8: false, experts: false };
+    let shape = MatVecShape { q8: false, ..MatVecShape::new(by_name("f32").unwrap(), 1) };
     assert_eq!(MAT_VEC.choose(&gpu, &shape).unwrap().0.name, "rows");
     let after = error(&gpu);
     assert!(after <= 1e-5, "error {after:e} after the self-test");
@@ -256,8 +272,9 @@ fn a_broken_variant_is_dropped_and_the_output_stays_right() {
 
 #[test]
 fn an_operation_without_a_right_variant_is_an_error() {
-    let gpu = broken(&[("swiglu", "/ (1.0 + small)", "")]);
-    assert_eq!(tested(&gpu, &shapes("f32", KvFormat::F32))[1], ["swiglu/baseline"]);
+    let gpu = broken(&[("silu", "/ (1.0 + small)", "")]);
+    let [_, wrong] = tested(&gpu, &shapes("f32", KvFormat::F32));
+    assert!(wrong.iter().all(|variant| of(variant, &["swiglu", "mat_vec_swiglu"])), "{wrong:?}");
     let error = SWIGLU.choose(&gpu, &ActivationFormat::F32).err().unwrap();
     assert_eq!(error.kind(), mistral_wgpu::ErrorKind::Device);
     assert_eq!(error.subject(), "swiglu");

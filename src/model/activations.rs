@@ -1,10 +1,10 @@
 //! The working memory of a forward pass, allocated once for the largest batch.
 
-use super::{ModelConfig, ModelOptions, batch::Tables};
+use super::{FEW_ROWS, ModelConfig, ModelOptions, batch::Tables};
 use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu},
-    ops::{AttentionShape, PAGE, RouteShape, Routes, Row, WorkItem, count},
+    ops::{AttentionShape, Epilogue, PAGE, RouteShape, Routes, Row, WorkItem, count},
     quant::BLOCK,
     reference::rope_table,
     tensor::{Q8Tensor, Tensor},
@@ -148,7 +148,9 @@ impl Activations {
         let rows = u64::from(options.max_rows);
         let pairs = rows * u64::from(per_row(config));
         let [dense @ .., gate_up, intermediate] = widths(config);
-        let floats = rows * dense.iter().sum::<usize>() as u64
+        // Two rows more for the squares of unfinished norms.
+        let floats = 2 * config.hidden_size as u64
+            + rows * dense.iter().sum::<usize>() as u64
             + pairs * (gate_up + intermediate) as u64
             + u64::from(options.max_logit_rows) * (config.hidden_size + config.vocab_size) as u64
             + u64::from(options.context) * config.head_dim as u64;
@@ -189,7 +191,10 @@ impl Activations {
         Ok(Self {
             x: tensor("x", x)?,
             delta: tensor("delta", delta)?,
-            normed: input("normed", normed)?,
+            normed: ProductInput {
+                f32: Epilogue::unfinished_norm(gpu, "normed", rows, normed as u32, FEW_ROWS as u32)?,
+                q8: Q8Tensor::zeros(gpu, "normed", rows, normed as u32)?,
+            },
             qkv: tensor("qkv", qkv)?,
             q: tensor("q", q)?,
             attended: input("attended", attended)?,

@@ -3,7 +3,7 @@
 use crate::{
     Result,
     gpu::{Buffer, Gpu, Recording},
-    ops::{Lora, LoraFactors, Matmul, Permute},
+    ops::{Epilogue, Fused, Lora, LoraFactors, Matmul, Permute},
     tensor::{Activation, Tensor},
 };
 
@@ -19,6 +19,8 @@ pub(super) struct Linear<'a> {
     pub rows: &'a Buffer,
     /// Which of them those of `x` and `y` are; `None`: the same.
     pub row_ids: Option<&'a Buffer>,
+    /// Whether it may do what follows, too.
+    pub fuse: bool,
 }
 
 impl<'a> Linear<'a> {
@@ -37,23 +39,68 @@ impl<'a> Linear<'a> {
         Ok(*inputs.iter().find(whole).unwrap_or(&inputs[0]))
     }
 
+    /// Whether it can do `epilogue` with its outputs.
+    ///
+    /// # Errors
+    /// As [`Gpu::kernel`].
+    pub fn fuses(&self, gpu: &Gpu, epilogue: &Epilogue) -> Result<bool> {
+        self.all(|product| product.fuses(gpu, epilogue))
+    }
+
+    /// Whether it can read activations whose norm is unfinished.
+    ///
+    /// # Errors
+    /// As [`Gpu::kernel`].
+    pub fn finishes_norm(&self, gpu: &Gpu) -> Result<bool> {
+        Ok(matches!(self.input(gpu)?, Activation::F32(_))
+            && self.all(|product| Ok(product.weight.order.is_none() && product.finishes_norm(gpu)?))?)
+    }
+
+    fn all(&self, can: impl Fn(&Matmul) -> Result<bool>) -> Result<bool> {
+        let each = self.products.iter().map(can).collect::<Result<Vec<_>>>()?;
+        Ok(self.fuse && self.adapters.is_none() && each.into_iter().all(|can| can))
+    }
+
     /// Appends the steps.
     ///
     /// # Errors
     /// As [`Gpu::kernel`] and [`Step::new`](crate::gpu::Step::new).
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
+        self.record_fused(gpu, recording, &Fused::default())
+    }
+
+    /// Appends the steps, and those of `epilogue` if the products cannot do it themselves. `eps` is that of a norm that `x`
+    /// still lacks.
+    ///
+    /// # Errors
+    /// As [`Linear::record`].
+    pub fn record_with(
+        &self,
+        gpu: &Gpu,
+        recording: &mut Recording,
+        eps: Option<f32>,
+        epilogue: Epilogue,
+    ) -> Result<()> {
+        if self.fuses(gpu, &epilogue)? {
+            return self.record_fused(gpu, recording, &Fused { eps, epilogue: Some(epilogue) });
+        }
+        self.record_fused(gpu, recording, &Fused { eps, epilogue: None })?;
+        epilogue.record(gpu, recording)
+    }
+
+    fn record_fused(&self, gpu: &Gpu, recording: &mut Recording, fused: &Fused) -> Result<()> {
         let x = self.input(gpu)?;
         for product in &self.products {
             let (Some(order), Some(buffer)) = (&product.weight.order, self.ordered) else {
                 // Codes are there only if all read them.
                 let x_q8 = product.x_q8.filter(|_| matches!(x, Activation::Q8(_)));
-                Matmul { x_q8, ..*product }.record(gpu, recording)?;
+                Matmul { x_q8, ..*product }.record_fused(gpu, recording, fused)?;
                 continue;
             };
             let (x, rows) = (product.x, product.rows);
             let ordered = Matmul { x: &Tensor { buffer: buffer.clone(), ..*x }, ..*product };
             Permute { x, order, y: ordered.input(gpu)?, rows }.record(gpu, recording)?;
-            ordered.record(gpu, recording)?;
+            ordered.record_fused(gpu, recording, fused)?;
         }
         let Some((factors, h)) = self.adapters else { return Ok(()) };
         let Matmul { y, rows: count, counts, .. } = self.products[0];

@@ -19,8 +19,8 @@ use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu, Profile, Recording},
     ops::{
-        Attention, Embedding, ExpertSum, Gather, KvFormat, LoraFactors, Matmul, PAGE, Quantize, RmsNorm,
-        RopeKv, Route, RowCount, SAMPLED, Swiglu, Weight, count,
+        Attention, Embedding, Epilogue, ExpertSum, Gather, KvFormat, LoraFactors, Matmul, PAGE, Quantize,
+        RmsNorm, RopeKv, Route, RowCount, SAMPLED, Swiglu, Weight, count,
     },
     tensor::{Activation, Tensor},
 };
@@ -346,11 +346,12 @@ impl Model {
         let rec = &mut recording;
         let (weight, sampled) = (&self.weights.embed_tokens, &self.sampled);
         Embedding { weight, rows: &a.rows[0], sampled, y: &a.x }.record(gpu, rec)?;
-        let mut delta = None;
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            self.attention(gpu, rec, delta, layer, index, key)?;
-            self.feed_forward(gpu, rec, layer, index, key)?;
-            delta = Some(&a.delta);
+        let (qkv, weight) = self.qkv(0, key);
+        self.norm(None, weight, qkv.input(gpu)?).record(gpu, rec)?;
+        let mut eps = None;
+        for index in 0..self.weights.layers.len() {
+            eps = self.attention(gpu, rec, index, key, eps)?;
+            eps = self.feed_forward(gpu, rec, index, key, eps)?;
         }
         if let Some(rows) = key.logit_rows {
             let (weight, row_ids) = (&self.weights.norm, Some(&a.logit_rows));
@@ -361,7 +362,7 @@ impl Model {
             let wanted = lm_head.input(gpu)?;
             // The last of the hidden states.
             let y = if key.hidden_states { Activation::F32(&a.final_norm.f32) } else { wanted };
-            RmsNorm { x: &a.x, delta, weight, y, row_ids, eps: self.config.rms_norm_eps }.record(gpu, rec)?;
+            RmsNorm { row_ids, ..self.norm(Some(&a.delta), weight, y) }.record(gpu, rec)?;
             convert(gpu, rec, y, wanted, rows)?;
             lm_head.record(gpu, rec)?;
         }
@@ -369,44 +370,72 @@ impl Model {
     }
 
     /// `x += delta; y = rms_norm(x)`.
-    fn norm(
+    fn norm<'a>(&'a self, delta: Option<&'a Tensor>, weight: &'a Buffer, y: Activation<'a>) -> RmsNorm<'a> {
+        RmsNorm { x: &self.activations.x, delta, weight, y, row_ids: None, eps: self.config.rms_norm_eps }
+    }
+
+    /// The first product of attention, and the weight of the norm before it.
+    fn qkv(&self, index: usize, key: RecordingKey) -> (Linear<'_>, &Buffer) {
+        let (a, layer) = (&self.activations, &self.weights.layers[index]);
+        let adapters = self.adapters.layer(index, key.adapters).qkv.as_ref();
+        (self.linear("qkv", &layer.qkv, adapters, &a.normed, &a.qkv, key.rows), &layer.input_norm)
+    }
+
+    /// The first product of the feed-forward layer, and the weight of the norm before it.
+    fn gate_up(&self, index: usize, key: RecordingKey) -> (Linear<'_>, &Buffer) {
+        let (a, layer) = (&self.activations, &self.weights.layers[index]);
+        let adapters = self.adapters.layer(index, key.adapters).gate_up.as_ref();
+        let first = match &layer.router {
+            Some(router) => self.router(router, key),
+            None => self.linear("gate_up", &layer.gate_up, adapters, &a.normed, &a.gate_up, key.rows),
+        };
+        (first, &layer.post_attention_norm)
+    }
+
+    /// `delta = product; x += delta; normed = rms_norm(x)` for `next`. If both products can, each does a part of the norm:
+    /// then its `eps` is returned, which `next` has to be given.
+    fn record_normed(
         &self,
         gpu: &Gpu,
         recording: &mut Recording,
-        delta: Option<&Tensor>,
-        weight: &Buffer,
-        y: Activation,
-    ) -> Result<()> {
-        let (x, eps) = (&self.activations.x, self.config.rms_norm_eps);
-        RmsNorm { x, delta, weight, y, row_ids: None, eps }.record(gpu, recording)
+        product: &Linear,
+        (next, weight): (Linear, &Buffer),
+    ) -> Result<Option<f32>> {
+        let norm = self.norm(Some(&self.activations.delta), weight, next.input(gpu)?);
+        let epilogue = Epilogue::RmsNorm(norm);
+        if product.fuses(gpu, &epilogue)? && next.finishes_norm(gpu)? {
+            product.record_with(gpu, recording, None, epilogue)?;
+            return Ok(Some(norm.eps));
+        }
+        product.record(gpu, recording)?;
+        norm.record(gpu, recording)?;
+        Ok(None)
     }
 
-    /// `delta = o(attention(rope(q), rope(k), v))` of the normed `x += delta`, with k and v going through
-    /// the cache.
+    /// `x += o(attention(rope(q), rope(k), v))` of the normed `x`, with k and v going through the cache; then the norm of
+    /// the feed-forward layer.
     fn attention(
         &self,
         gpu: &Gpu,
         recording: &mut Recording,
-        delta: Option<&Tensor>,
-        layer: &Layer,
         index: usize,
         key: RecordingKey,
-    ) -> Result<()> {
+        eps: Option<f32>,
+    ) -> Result<Option<f32>> {
         let a = &self.activations;
         let segments = &self.cache.layers[index];
         let adapters = self.adapters.layer(index, key.adapters);
         let (class, first_segment) = self.cache.class_of(index);
         let (rows, shape) = (&a.rows[class], self.cache.shape);
         let items = first_segment..first_segment + segments.len();
-        let qkv = self.linear("qkv", &layer.qkv, adapters.qkv.as_ref(), &a.normed, &a.qkv, key.rows);
-        self.norm(gpu, recording, delta, &layer.input_norm, qkv.input(gpu)?)?;
         if key.hidden_states {
             recording.copy(&a.x.buffer, &a.hidden_states[index].buffer);
         }
-        qkv.record(gpu, recording)?;
-        RopeKv { qkv: &a.qkv, q: &a.q, rows, rope: &self.rope.table, segments, shape }
-            .record(gpu, recording)?;
-        let o = self.linear("o", &layer.o, adapters.o.as_ref(), &a.attended, &a.delta, key.rows);
+        let (qkv, _) = self.qkv(index, key);
+        let rope_kv = RopeKv { qkv: &a.qkv, q: &a.q, rows, rope: &self.rope.table, segments, shape };
+        qkv.record_with(gpu, recording, eps, Epilogue::RopeKv(rope_kv))?;
+        let o = &self.weights.layers[index].o;
+        let o = self.linear("o", o, adapters.o.as_ref(), &a.attended, &a.delta, key.rows);
         let wanted = o.input(gpu)?;
         let y = if shape.whole_blocks() { wanted } else { Activation::F32(&a.attended.f32) };
         Attention {
@@ -424,34 +453,49 @@ impl Model {
         }
         .record(gpu, recording)?;
         convert(gpu, recording, y, wanted, key.rows)?;
-        o.record(gpu, recording)
+        self.record_normed(gpu, recording, &o, self.gate_up(index, key))
     }
 
-    /// `delta = down(silu(gate) * up)` of the normed `x += delta`.
+    /// `x += down(silu(gate) * up)` of the normed `x`, then the norm of the next block; after the last, `down` alone.
     fn feed_forward(
         &self,
         gpu: &Gpu,
         recording: &mut Recording,
-        layer: &Layer,
         index: usize,
         key: RecordingKey,
-    ) -> Result<()> {
-        let a = &self.activations;
+        eps: Option<f32>,
+    ) -> Result<Option<f32>> {
+        let (a, layer) = (&self.activations, &self.weights.layers[index]);
+        let next = (index + 1 < self.weights.layers.len()).then(|| self.qkv(index + 1, key));
         if let (Some(router), Some(experts)) = (&layer.router, &a.experts) {
-            return self.experts(gpu, recording, layer, router, experts, key.rows);
+            self.experts(gpu, recording, layer, router, experts, key)?;
+            if let Some((qkv, weight)) = next {
+                self.norm(Some(&a.delta), weight, qkv.input(gpu)?).record(gpu, recording)?;
+            }
+            return Ok(None);
         }
-        let (adapters, rows) = (self.adapters.layer(index, key.adapters), key.rows);
-        let gate_up =
-            self.linear("gate_up", &layer.gate_up, adapters.gate_up.as_ref(), &a.normed, &a.gate_up, rows);
-        let down = self.linear("down", &layer.down, adapters.down.as_ref(), &a.intermediate, &a.delta, rows);
-        self.norm(gpu, recording, Some(&a.delta), &layer.post_attention_norm, gate_up.input(gpu)?)?;
-        gate_up.record(gpu, recording)?;
-        Swiglu { gate_up: &a.gate_up, y: down.input(gpu)?, per_row: 1 }.record(gpu, recording)?;
-        down.record(gpu, recording)
+        let adapters = self.adapters.layer(index, key.adapters);
+        let down =
+            self.linear("down", &layer.down, adapters.down.as_ref(), &a.intermediate, &a.delta, key.rows);
+        let swiglu = Swiglu { gate_up: &a.gate_up, y: down.input(gpu)?, per_row: 1 };
+        self.gate_up(index, key).0.record_with(gpu, recording, eps, Epilogue::Swiglu(swiglu))?;
+        match next {
+            Some(next) => self.record_normed(gpu, recording, &down, next),
+            None => down.record(gpu, recording).map(|()| None),
+        }
     }
 
-    /// `delta = Σ weight · down(silu(gate) * up)` of the normed `x += delta`, over the experts that the router
-    /// chooses for each row.
+    /// What decides between experts, which is not rounded.
+    fn router<'a>(&'a self, router: &'a Weight, key: RecordingKey) -> Linear<'a> {
+        let a = &self.activations;
+        let logits = &a.experts.as_ref().expect("a mixture of experts").logits;
+        let mut router = self.linear("router", slice::from_ref(router), None, &a.normed, logits, key.rows);
+        router.products.iter_mut().for_each(|product| product.x_q8 = None);
+        Linear { fuse: false, ..router }
+    }
+
+    /// `delta = Σ weight · down(silu(gate) * up)` of the normed `x`, over the experts that the router chooses for each
+    /// row.
     fn experts(
         &self,
         gpu: &Gpu,
@@ -459,23 +503,18 @@ impl Model {
         layer: &Layer,
         router: &Weight,
         experts: &ExpertActivations,
-        rows: RowCount,
+        key: RecordingKey,
     ) -> Result<()> {
         let a = &self.activations;
         let ExpertActivations { logits, routes, x, y } = experts;
         let of_experts = |label, weights, x, y| {
-            let mut linear = self.linear(label, weights, None, x, y, rows);
+            let mut linear = self.linear(label, weights, None, x, y, key.rows);
             linear.products.iter_mut().for_each(|product| product.experts = Some(routes));
             linear
         };
-        // What decides between experts is not rounded.
-        let mut router = self.linear("router", slice::from_ref(router), None, &a.normed, logits, rows);
-        router.products.iter_mut().for_each(|product| product.x_q8 = None);
         let gate_up = of_experts("gate_up", &layer.gate_up, x, &a.gate_up);
         let down = of_experts("down", &layer.down, &a.intermediate, y);
-        let normed = Activation::F32(&a.normed.f32);
-        self.norm(gpu, recording, Some(&a.delta), &layer.post_attention_norm, normed)?;
-        router.record(gpu, recording)?;
+        self.router(router, key).record(gpu, recording)?;
         Route { logits, counts: &a.counts, routes }.record(gpu, recording)?;
         Gather { x: &a.normed.f32, routes, y: gate_up.input(gpu)? }.record(gpu, recording)?;
         gate_up.record(gpu, recording)?;
@@ -500,7 +539,9 @@ impl Model {
         let product = |weight| Matmul { weight, x, x_q8, y, rows, counts, experts: None, label };
         let products = weights.iter().map(product).collect();
         let (adapters, ordered) = (adapters.zip(self.adapters.h.as_ref()), a.ordered.as_ref());
-        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None }
+        // Fused kernels may round differently: with adapters, a text's bits would depend on which others are in the batch.
+        let fuse = self.adapters.count == 0;
+        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None, fuse }
     }
 }
 

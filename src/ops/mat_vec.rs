@@ -1,7 +1,7 @@
 //! The matrix-vector kernels: products with 1 to 8 rows of activations.
 
 use super::{
-    Operation, Variant,
+    EpilogueShape, Operation, Variant,
     matmul::{EXPERTS, MatmulParams},
     weight::{reads_f16, reads_integers, weight_key},
 };
@@ -21,23 +21,50 @@ pub struct MatVecShape {
     pub q8: bool,
     /// Whether the weight is a matrix for each expert, which multiplies this expert's rows, `cols` at a time.
     pub experts: bool,
+    /// Whether the activations are still to be normalised, row by row: see [`Epilogue::RmsNorm`](super::Epilogue).
+    pub normed: bool,
+    /// What is done with the outputs.
+    pub epilogue: EpilogueShape,
+}
+
+impl MatVecShape {
+    /// Of a product that may multiply integers, and nothing else.
+    pub fn new(format: &'static Format, cols: u32) -> Self {
+        let (q8, experts, normed, epilogue) = (true, false, false, EpilogueShape::Plain);
+        Self { format, cols, q8, experts, normed, epilogue }
+    }
+
+    /// The table of this shape's variants, which are those of [`MAT_VEC`] by the same names.
+    pub fn operation(&self) -> &'static Operation<Self> {
+        match self.epilogue {
+            EpilogueShape::Plain if self.normed => &MAT_VEC_NORMED,
+            EpilogueShape::Plain => &MAT_VEC,
+            EpilogueShape::Swiglu => &MAT_VEC_SWIGLU,
+            EpilogueShape::RopeKv(_) => &MAT_VEC_ROPE_KV,
+            EpilogueShape::RmsNorm => &MAT_VEC_RMS_NORM,
+        }
+    }
 }
 
 /// Weight rows that a workgroup, or an invocation by itself, computes.
 const ROWS: &str = "ROWS";
 
 fn key(shader: &'static str, shape: &MatVecShape, rows: u32, workgroup: u32) -> KernelKey {
-    weight_key(shader, shape.format)
+    shape
+        .epilogue
+        .specialise(weight_key(shader, shape.format))
         .with::<MatmulParams>()
         .constant("COLS", shape.cols)
         .constant(ROWS, rows)
         .constant("WORKGROUP", workgroup)
         .flag(EXPERTS, shape.experts)
+        .flag("normed", shape.normed)
 }
 
-/// Few enough rows that their sums stay in registers.
+/// Few enough rows that their sums stay in registers, or as many as an epilogue takes.
 fn baseline(shape: &MatVecShape) -> KernelKey {
-    key("mat_vec", shape, if shape.cols <= 4 { 4 } else { 2 }, 64)
+    let rows = if shape.cols <= 4 || shape.epilogue == EpilogueShape::RmsNorm { 4 } else { 2 };
+    key("mat_vec", shape, rows, 64)
 }
 
 /// A workgroup is no more than a subgroup of a CPU.
@@ -45,49 +72,63 @@ fn rows(shape: &MatVecShape, rows: u32) -> KernelKey {
     key("mat_vec_rows", shape, rows, 8)
 }
 
-/// Whether both factors are there as integers.
+/// Whether both factors are there as integers, and no more buffers are bound than every device can.
 fn integer(shape: &MatVecShape) -> bool {
-    shape.q8 && reads_integers(shape.format)
+    let bound = matches!(shape.epilogue, EpilogueShape::RopeKv(_));
+    shape.q8 && reads_integers(shape.format) && !shape.normed && !bound
 }
 
+const VARIANTS: &[Variant<MatVecShape>] = &[
+    Variant {
+        name: "integer_subgroup",
+        fits: integer,
+        key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..baseline(shape) },
+    },
+    Variant {
+        name: "integer",
+        fits: integer,
+        key: |shape| KernelKey { needs: &[Capability::Integer], ..baseline(shape) },
+    },
+    Variant {
+        name: "f16",
+        fits: |shape| reads_f16(shape.format),
+        key: |shape| KernelKey { needs: &[Capability::F16, Capability::Subgroup], ..baseline(shape) },
+    },
+    Variant {
+        name: "subgroup",
+        fits: |_| true,
+        key: |shape| KernelKey { needs: &[Capability::Subgroup], ..baseline(shape) },
+    },
+    Variant { name: "baseline", fits: |_| true, key: baseline },
+    // These have so few invocations that they starve a GPU: faster on a CPU.
+    Variant {
+        name: "rows_integer",
+        fits: integer,
+        key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..rows(shape, 8) },
+    },
+    Variant {
+        name: "rows",
+        fits: |_| true,
+        key: |shape| KernelKey { needs: &[Capability::Subgroup], ..rows(shape, 4) },
+    },
+];
+
 /// The table of variants for 1 to 8 rows of activations.
-pub static MAT_VEC: Operation<MatVecShape> = Operation {
-    name: "mat_vec",
-    variants: &[
-        Variant {
-            name: "integer_subgroup",
-            fits: integer,
-            key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..baseline(shape) },
-        },
-        Variant {
-            name: "integer",
-            fits: integer,
-            key: |shape| KernelKey { needs: &[Capability::Integer], ..baseline(shape) },
-        },
-        Variant {
-            name: "f16",
-            fits: |shape| reads_f16(shape.format),
-            key: |shape| KernelKey { needs: &[Capability::F16, Capability::Subgroup], ..baseline(shape) },
-        },
-        Variant {
-            name: "subgroup",
-            fits: |_| true,
-            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..baseline(shape) },
-        },
-        Variant { name: "baseline", fits: |_| true, key: baseline },
-        // These have so few invocations that they starve a GPU: faster on a CPU.
-        Variant {
-            name: "rows_integer",
-            fits: integer,
-            key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..rows(shape, 8) },
-        },
-        Variant {
-            name: "rows",
-            fits: |_| true,
-            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..rows(shape, 4) },
-        },
-    ],
-};
+pub static MAT_VEC: Operation<MatVecShape> = Operation { name: "mat_vec", variants: VARIANTS };
+
+/// The same for activations that are still to be normalised.
+pub static MAT_VEC_NORMED: Operation<MatVecShape> = Operation { name: "mat_vec_normed", variants: VARIANTS };
+
+/// The same with [`Swiglu`](super::Swiglu) of the outputs.
+pub static MAT_VEC_SWIGLU: Operation<MatVecShape> = Operation { name: "mat_vec_swiglu", variants: VARIANTS };
+
+/// The same with [`RopeKv`](super::RopeKv) of the outputs.
+pub static MAT_VEC_ROPE_KV: Operation<MatVecShape> =
+    Operation { name: "mat_vec_rope_kv", variants: VARIANTS };
+
+/// The same with the beginning of [`RmsNorm`](super::RmsNorm) of the outputs.
+pub static MAT_VEC_RMS_NORM: Operation<MatVecShape> =
+    Operation { name: "mat_vec_rms_norm", variants: VARIANTS };
 
 /// Workgroups that a kernel of this table runs over `rows` rows of the weight.
 pub(super) fn mat_vec_workgroups(key: &KernelKey, rows: u32) -> u32 {

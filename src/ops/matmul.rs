@@ -1,8 +1,8 @@
 //! Products of activations with weight matrices.
 
 use super::{
-    MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, RouteShape, Routes, RowCount, Weight, mat_mat::mat_mat_tile,
-    mat_vec::mat_vec_workgroups,
+    Epilogue, EpilogueShape, Fused, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, RouteShape, Routes, RowCount,
+    Variant, Weight, epilogue::first_square, mat_mat::mat_mat_tile, mat_vec::mat_vec_workgroups,
 };
 use crate::{
     Result,
@@ -13,7 +13,14 @@ use crate::{
 };
 
 uniform! {
-    pub(super) struct MatmulParams { first_row: u32, row_step: u32, rows: u32, blocks: u32, y_stride: u32, slot: u32 }
+    #[derive(Default)]
+    pub(super) struct MatmulParams {
+        first_row: u32, row_step: u32, rows: u32, blocks: u32, y_stride: u32, slot: u32,
+        /// Slots of the KV cache that an epilogue writes to.
+        slots: u32,
+        /// Where a norm's sums of squares begin in the tensor, and its columns and `eps`.
+        first_square: u32, cols: u32, eps: f32,
+    }
 }
 
 /// Flag of kernels for weights that have a matrix for each expert.
@@ -68,7 +75,7 @@ impl<'a> Matmul<'a> {
     /// # Errors
     /// As [`Gpu::kernel`].
     pub fn reads_q8(&self, gpu: &Gpu) -> Result<bool> {
-        Ok(reads_q8(&self.choose(gpu)?))
+        Ok(reads_q8(&self.choose(gpu, &Fused::default())?))
     }
 
     /// `x` in the form that the kernel for this product reads: what the caller fills before.
@@ -93,23 +100,63 @@ impl<'a> Matmul<'a> {
         }
     }
 
-    /// What computes the product, but for a bias.
-    fn choose(&self, gpu: &Gpu) -> Result<KernelKey> {
-        let format = self.weight.format;
-        let rows = self.rows_each();
-        let subject = subject(format, self.weight.rows, self.weight.cols, rows);
+    /// The shape of a product of few rows.
+    fn few(&self, cols: u32) -> MatVecShape {
         let (q8, experts) = (self.x_q8.is_some(), self.experts.is_some());
-        match rows {
+        MatVecShape { q8, experts, ..MatVecShape::new(self.weight.format, cols) }
+    }
+
+    /// The variant for a product of few rows, whatever else it does.
+    fn choose_few(&self, gpu: &Gpu, cols: u32) -> Result<&'static Variant<MatVecShape>> {
+        assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
+        MAT_VEC.variant_for(gpu, &self.few(cols), self.subject())
+    }
+
+    fn subject(&self) -> String {
+        subject(self.weight.format, self.weight.rows, self.weight.cols, self.rows_each())
+    }
+
+    /// What computes the product, but for a bias.
+    fn choose(&self, gpu: &Gpu, fused: &Fused) -> Result<KernelKey> {
+        match self.rows_each() {
             RowCount::Few(cols) => {
-                assert!((1..=8).contains(&cols) && cols <= self.x.rows.min(self.y.rows), "{cols} rows");
-                let shape = MatVecShape { format, cols, q8, experts };
-                Ok((MAT_VEC.variant_for(gpu, &shape, subject)?.key)(&shape))
+                let epilogue = fused.epilogue.map_or(EpilogueShape::Plain, |epilogue| epilogue.shape());
+                let shape = MatVecShape { normed: fused.eps.is_some(), epilogue, ..self.few(cols) };
+                Ok((self.choose_few(gpu, cols)?.key)(&shape))
             }
             RowCount::Many { most, .. } => {
-                let shape = MatMatShape { format, q8, most, experts };
-                Ok((MAT_MAT.variant_for(gpu, &shape, subject)?.key)(&shape))
+                let (q8, experts) = (self.x_q8.is_some(), self.experts.is_some());
+                let shape = MatMatShape { format: self.weight.format, q8, most, experts };
+                Ok((MAT_MAT.variant_for(gpu, &shape, self.subject())?.key)(&shape))
             }
         }
+    }
+
+    /// Whether the kernel that would compute the product can do more.
+    fn has(&self, gpu: &Gpu, normed: bool, epilogue: EpilogueShape) -> Result<bool> {
+        let RowCount::Few(cols) = self.rows else { return Ok(false) };
+        if self.experts.is_some() || !gpu.capabilities().has(&[Capability::Fused]) {
+            return Ok(false);
+        }
+        let shape = MatVecShape { normed, epilogue, ..self.few(cols) };
+        let variant = self.choose_few(gpu, cols)?;
+        Ok(shape.operation().runnable(gpu, &shape).any(|other| other.name == variant.name))
+    }
+
+    /// Whether it can do `epilogue` with its outputs.
+    ///
+    /// # Errors
+    /// As [`Gpu::kernel`].
+    pub fn fuses(&self, gpu: &Gpu, epilogue: &Epilogue) -> Result<bool> {
+        Ok(epilogue.fits(self) && self.has(gpu, false, epilogue.shape())?)
+    }
+
+    /// Whether it can read activations whose norm is unfinished.
+    ///
+    /// # Errors
+    /// As [`Gpu::kernel`].
+    pub fn finishes_norm(&self, gpu: &Gpu) -> Result<bool> {
+        self.has(gpu, true, EpilogueShape::Plain)
     }
 
     /// Appends one step for each part of the weight.
@@ -117,11 +164,19 @@ impl<'a> Matmul<'a> {
     /// # Errors
     /// As [`Gpu::kernel`] and [`Step::new`].
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
+        self.record_fused(gpu, recording, &Fused::default())
+    }
+
+    /// As [`Matmul::record`], with what [`Matmul::fuses`] and [`Matmul::finishes_norm`] say that it can do.
+    ///
+    /// # Errors
+    /// As [`Matmul::record`].
+    pub fn record_fused(&self, gpu: &Gpu, recording: &mut Recording, fused: &Fused) -> Result<()> {
         let weight = self.weight;
         let last = weight.first_output + weight.output_step * (weight.rows - 1);
         assert!(self.x.cols == weight.cols && last < self.y.cols, "shapes differ");
         assert_eq!(self.experts.map_or(1, |routes| routes.shape.experts), weight.experts, "experts");
-        let key = self.choose(gpu)?.flag(BIAS, weight.bias.is_some());
+        let key = self.choose(gpu, fused)?.flag(BIAS, weight.bias.is_some());
         let kernel = gpu.kernel(&key)?;
         let slot = if let RowCount::Many { slot, .. } = self.rows { slot } else { 0 };
         for part in &weight.parts {
@@ -129,15 +184,26 @@ impl<'a> Matmul<'a> {
             let rows = part.rows.min(weight.rows);
             let matrices = part.rows / rows;
             let first_matrix = part.first_row / weight.rows;
-            let params = gpu.uniform(&MatmulParams {
+            let mut params = MatmulParams {
                 first_row: weight.first_output + weight.output_step * (part.first_row % weight.rows),
                 row_step: weight.output_step,
                 rows,
                 blocks: weight.blocks(),
                 y_stride: self.y.stride(),
                 slot: if self.experts.is_some() { first_matrix } else { slot as u32 },
-            })?;
-            let mut bindings = vec![("params", &params), ("y", &self.y.buffer)];
+                ..MatmulParams::default()
+            };
+            if let Some(eps) = fused.eps {
+                let first_square = first_square(Activation::F32(self.x));
+                params = MatmulParams { first_square, cols: self.x.cols, eps, ..params };
+            }
+            if let Some(epilogue) = &fused.epilogue {
+                epilogue.set(&mut params);
+            }
+            let params = gpu.uniform(&params)?;
+            let outputs = fused.epilogue.map(|epilogue| epilogue.bindings());
+            let mut bindings = outputs.unwrap_or_else(|| vec![("y", &self.y.buffer)]);
+            bindings.push(("params", &params));
             match self.x_q8.filter(|_| reads_q8(&key)) {
                 Some(x) => bindings.extend([("x_codes", &x.codes), ("x_scales", &x.scales)]),
                 None => bindings.push(("x", &self.x.buffer)),

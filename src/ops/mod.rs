@@ -5,6 +5,7 @@ mod adjust_logits;
 mod attention;
 mod batch;
 mod embedding;
+mod epilogue;
 mod expert_sum;
 mod gather;
 mod kv;
@@ -31,6 +32,7 @@ pub use adjust_logits::{ADJUST_LOGITS, AdjustLogits, Adjustments, RowAdjustments
 pub use attention::{ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionCombineShape};
 pub use batch::{KEY_SPLIT, PAGE, QUERY_TILE, Row, RowCount, SAMPLED, WorkItem, count};
 pub use embedding::{EMBEDDING, Embedding};
+pub use epilogue::{Epilogue, EpilogueShape, Fused};
 pub use expert_sum::{EXPERT_SUM, ExpertSum};
 pub use gather::{GATHER, Gather};
 pub use kv::{AttentionShape, KvFormat, KvSegment};
@@ -38,7 +40,7 @@ pub use lora::{
     LORA_DOWN, LORA_UP, Lora, LoraDownShape, LoraFactors, LoraFormat, LoraParts, LoraShape, MAX_ADAPTERS,
 };
 pub use mat_mat::{MAT_MAT, MatMatShape, rounds_to_f16};
-pub use mat_vec::{MAT_VEC, MatVecShape};
+pub use mat_vec::{MAT_VEC, MAT_VEC_NORMED, MAT_VEC_RMS_NORM, MAT_VEC_ROPE_KV, MAT_VEC_SWIGLU, MatVecShape};
 pub use matmul::Matmul;
 pub use permute::{PERMUTE, Permute};
 pub use quantize::{QUANTIZE, Quantize};

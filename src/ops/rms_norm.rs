@@ -46,6 +46,7 @@ pub static RMS_NORM: Operation<RmsNormShape> = Operation {
 };
 
 /// `x += delta; y = x / sqrt(mean(x²) + eps) * weight`, row by row.
+#[derive(Debug, Clone, Copy)]
 pub struct RmsNorm<'a> {
     /// Residual stream, `[rows, cols]`, updated in place.
     pub x: &'a Tensor,

@@ -29,6 +29,7 @@ pub static ROPE_KV: Operation<AttentionShape> = Operation {
 
 /// Turns q and k by their row's position, pairs `(2i, 2i + 1)` of each head, and writes k and v into
 /// the KV cache.
+#[derive(Debug, Clone, Copy)]
 pub struct RopeKv<'a> {
     /// `[rows, (heads + 2 * kv_heads) * head_dim]`: q, then k, then v.
     pub qkv: &'a Tensor,

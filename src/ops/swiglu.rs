@@ -30,6 +30,7 @@ pub static SWIGLU: Operation<ActivationFormat> = Operation {
 };
 
 /// `y = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
+#[derive(Debug, Clone, Copy)]
 pub struct Swiglu<'a> {
     /// `[rows * per_row, 2 * cols]`: gate and up of each column.
     pub gate_up: &'a Tensor,

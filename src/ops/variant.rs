@@ -128,9 +128,21 @@ pub fn compositions() -> Vec<KernelKey> {
     let mat_vec = || {
         FORMATS.into_iter().flat_map(|format| {
             let cols = [1, 3, 5, 8].into_iter().zip(KINDS).chain([(8, KINDS[0])]);
-            cols.map(move |(cols, (bias, experts))| (bias, MatVecShape { format, cols, q8: true, experts }))
+            cols.map(move |(cols, (bias, experts))| {
+                (bias, MatVecShape { experts, ..MatVecShape::new(format, cols) })
+            })
         })
     };
+    let fused = |normed, epilogue| {
+        let shape = move |format, cols| MatVecShape { normed, epilogue, ..MatVecShape::new(format, cols) };
+        ["f16", "q8_0"].into_iter().flat_map(move |name| {
+            let format = crate::quant::by_name(name).expect("a format of weights");
+            [1, 8].map(|cols| shape(format, cols))
+        })
+    };
+    let rope_kv = attention().filter(|shape| shape.chunks() == shape.head_dim / 2).flat_map(|shape| {
+        [false, true].into_iter().flat_map(move |normed| fused(normed, EpilogueShape::RopeKv(shape)))
+    });
     let mat_mat = || {
         FORMATS.into_iter().flat_map(|format| {
             let most = RowCount::MANY.into_iter().zip(KINDS).chain([(u32::MAX, KINDS[0])]);
@@ -167,6 +179,11 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&EMBEDDING, FORMATS),
         keys(&FILL, FORMATS),
         mat_vec().flat_map(|(bias, shape)| with_bias(keys(&MAT_VEC, [shape]), bias)).collect(),
+        with_bias(keys(&MAT_VEC_NORMED, fused(true, EpilogueShape::Plain)), true).collect(),
+        with_bias(keys(&MAT_VEC_RMS_NORM, fused(false, EpilogueShape::RmsNorm)), true).collect(),
+        keys(&MAT_VEC_SWIGLU, fused(true, EpilogueShape::Swiglu)),
+        with_bias(keys(&MAT_VEC_SWIGLU, fused(false, EpilogueShape::Swiglu)), true).collect(),
+        keys(&MAT_VEC_ROPE_KV, rope_kv),
         mat_mat().flat_map(|(bias, shape)| with_bias(keys(&MAT_MAT, [shape]), bias)).collect(),
         keys(&QUANTIZE, [()]),
         keys(&ROPE_KV, attention()),

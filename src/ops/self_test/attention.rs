@@ -35,7 +35,7 @@ fn paged(shape: &AttentionShape, side: KvSide, values: &[f32], table: &[u32]) ->
 
 /// How much further than the reference's the stored numbers `found` are from `values`, at worst:
 /// relative to the value, or to the largest of its block if they share a scale.
-fn worst_stored(layout: &KvPageLayout, found: &[f32], values: &[f32]) -> f32 {
+pub fn worst_stored(layout: &KvPageLayout, found: &[f32], values: &[f32]) -> f32 {
     let expected = layout.stored(values);
     let block = if layout.format.scale_halves > 0 { BLOCK } else { 1 };
     let size = |index: usize| {

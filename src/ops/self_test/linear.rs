@@ -109,7 +109,7 @@ pub async fn permute(test: &mut SelfTest<'_>) -> Result<()> {
 /// Shapes of one row and of eight: other numbers of rows differ in nothing but that number. With `bias`, some have one.
 pub async fn mat_vec(test: &mut SelfTest<'_>, format: &'static Format, bias: bool) -> Result<()> {
     for (cols, bias) in [(1, false), (8, false), (1, bias)].into_iter().take(2 + usize::from(bias)) {
-        let shape = MatVecShape { format, cols, q8: true, experts: false };
+        let shape = MatVecShape::new(format, cols);
         product(test, &MAT_VEC, &shape, Product::new(format, RowCount::Few(cols), cols, bias)).await?;
     }
     Ok(())
@@ -131,7 +131,7 @@ pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format, bias: boo
 pub async fn of_experts(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
     let share = |rows: u32| (rows * EXPERTS.chosen).div_ceil(EXPERTS.experts);
     for count in [1, 8] {
-        let shape = MatVecShape { format, cols: share(count), q8: true, experts: true };
+        let shape = MatVecShape { experts: true, ..MatVecShape::new(format, share(count)) };
         product(test, &MAT_VEC, &shape, Product::of_experts(format, RowCount::Few(count), count)).await?;
     }
     for most in RowCount::MANY {

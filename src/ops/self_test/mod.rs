@@ -3,6 +3,7 @@
 //! for the next best.
 
 mod attention;
+mod epilogue;
 mod experts;
 mod linear;
 mod logits;
@@ -15,7 +16,7 @@ use std::{fmt::Display, path::Path};
 use super::{AttentionShape, Operation, RouteShape, Variant};
 use crate::{
     ErrorKind, Result,
-    gpu::{Gpu, Kept},
+    gpu::{Capability, Gpu, Kept},
     quant::Format,
 };
 
@@ -76,6 +77,12 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
     pointwise::swiglu(&mut test).await?;
     attention::rope_kv(&mut test, shapes.attention).await?;
     attention::attention(&mut test, shapes.attention).await?;
+    if gpu.capabilities().has(&[Capability::Fused]) {
+        epilogue::normed(&mut test, shapes.weights).await?;
+        epilogue::swiglu(&mut test, shapes.weights).await?;
+        epilogue::rope_kv(&mut test, shapes.weights, shapes.attention).await?;
+        epilogue::rms_norm(&mut test, shapes.weights).await?;
+    }
     logits::adjust_logits(&mut test).await?;
     logits::top_k(&mut test).await?;
     logits::sample(&mut test).await?;

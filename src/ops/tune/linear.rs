@@ -31,7 +31,7 @@ const MANY: u32 = 128;
 
 pub fn mat_vec(tuner: &mut Tuner, matrix: &TuneMatrix) -> Result<()> {
     let format = matrix.format;
-    let shapes = FEW.map(|cols| MatVecShape { format, cols, q8: true, experts: false });
+    let shapes = FEW.map(|cols| MatVecShape::new(format, cols));
     product(tuner, &MAT_VEC, &shapes, matrix, &FEW.map(|rows| (RowCount::Few(rows), rows)))
 }
 

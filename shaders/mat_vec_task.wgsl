@@ -1,9 +1,7 @@
-// Which products a workgroup of the matrix-vector kernels computes, and where it leaves them.
-import package::bias::biased;
+// Which products a workgroup of the matrix-vector kernels computes.
 import package::generated::{COLS, MatmulParams};
 
 @group(0) @binding(2) var<uniform> params: MatmulParams;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>; // [rows of x, y_stride]
 // [experts + 1]: rows offsets[e] to offsets[e + 1] - 1 of x and y are those of expert e.
 @if(experts) @group(0) @binding(6) var<storage, read> offsets: array<u32>;
 
@@ -38,15 +36,12 @@ fn x_row(task: Task, col: u32) -> u32 {
     return col;
 }
 
-// The product of the weight's row `row` with row `col` of the task, before any bias. There are no rows past the end.
-fn write(task: Task, row: u32, col: u32, value: f32) {
-    if row < params.rows && task.first + col < task.end {
-        let output = params.first_row + params.row_step * row;
-        y[(task.first + col) * params.y_stride + output] = biased(value, output);
-    }
-}
-
 // Number of a block in the weight. Rows past the end repeat the last one.
 fn block_of(task: Task, row: u32, block: u32) -> u32 {
     return (task.matrix * params.rows + min(row, params.rows - 1u)) * params.blocks + block;
+}
+
+// What normalises a row of x of which the squares add up to `squares`.
+fn root_scale(squares: f32) -> f32 {
+    return 1.0 / sqrt(squares / f32(params.cols) + params.eps);
 }

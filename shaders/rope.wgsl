@@ -1,0 +1,10 @@
+// Rotary position embedding (Su et al. 2021, arXiv:2104.09864), neighbouring dimensions paired as in the paper.
+import package::kv::page::PAIRS;
+
+@group(0) @binding(9) var<storage, read> rope: array<vec2f>; // [positions, PAIRS]: cos, sin
+
+// Pair number `pair` of a head, turned as at `position`.
+fn turned(x: vec2f, position: u32, pair: u32) -> vec2f {
+    let turn = rope[position * PAIRS + pair];
+    return vec2f(x.x * turn.x - x.y * turn.y, x.y * turn.x + x.x * turn.y);
+}
