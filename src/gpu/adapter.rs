@@ -95,7 +95,7 @@ pub(super) async fn adapters() -> Vec<wgpu::Adapter> {
     adapters.into_iter().filter(|a| a.get_downlevel_capabilities().is_webgpu_compliant()).collect()
 }
 
-/// Every adapter that can run compute shaders, in the order that [`GpuOptions::gpu`] counts.
+/// Every adapter that can run compute shaders, in the order that [`GpuOptions::gpu`](super::GpuOptions::gpu) counts.
 pub async fn list_adapters() -> Vec<AdapterDescription> {
     adapters().await.iter().map(AdapterDescription::of).collect()
 }
