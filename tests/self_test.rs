@@ -195,9 +195,12 @@ fn faults_are_found() {
         }),
         // An expert's place among the rows, its rows, its matrix, its last row, and what it counts for.
         ("route", "chosen[index][expert] = place + 1u;", "", |variant| of(variant, &["route"])),
-        ("route", "values[expert] > values[best]", "values[expert] >= values[best]", |variant| {
-            of(variant, &["route"])
-        }),
+        (
+            "route",
+            "logits[first + expert] > logits[first + best]",
+            "logits[first + expert] >= logits[first + best]",
+            |variant| of(variant, &["route"]),
+        ),
         ("gather", "sources[row]", "row", |variant| of(variant, &["gather"])),
         ("expert_sum", "fma(choices[i].weight,", "fma(1.0,", |variant| of(variant, &["expert_sum"])),
         (
