@@ -2,6 +2,7 @@
 // out x, and add up their sums in an order that depends on nothing but the shape.
 import package::generated::{COLS, RANKS, WORKGROUP};
 import package::lora::{Quad, adapters_of, params, row_count, values};
+import package::reduce::Invocation;
 @if(q8) import package::quant::activations::BlockScale;
 
 @group(0) @binding(3) var<storage, read> a: array<Quad>;                       // [adapters, parts, ranks, quads]
@@ -15,14 +16,6 @@ alias Sums = array<array<f32, COLS>, RANKS>;
 
 @if(subgroup) var<workgroup> partial_sums: array<Sums, WORKGROUP>; // one per subgroup, subgroups of one at worst
 @else var<workgroup> partial_sums: array<Sums, WORKGROUP>;         // one per invocation
-
-// naga translates subgroup built-ins in a struct to HLSL only for entry points that have one of their own.
-struct Invocation {
-    @builtin(local_invocation_index) index: u32,
-    @if(subgroup) @builtin(subgroup_invocation_id) lane: u32,
-    @if(subgroup) @builtin(subgroup_id) subgroup: u32,
-    @if(subgroup) @builtin(num_subgroups) subgroups: u32,
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
