@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Adapter, Chunk, FEW_ROWS, KvCache, ModelConfig, Sequence, Weights,
+    Adapter, Chunk, FEW_ROWS, KvCache, ModelConfig, ModelOptions, Sequence, Weights,
     activations::{Activations, ExpertActivations, ProductInput, RopeTable},
     adapters::Adapters,
     batch::Tables,
@@ -19,57 +19,11 @@ use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu, Profile, Recording},
     ops::{
-        Attention, Embedding, Epilogue, ExpertSum, Gather, KvFormat, LoraFactors, Matmul, PAGE, Quantize,
-        RmsNorm, RopeKv, Route, RowCount, SAMPLED, Swiglu, Weight, count,
+        Attention, Embedding, Epilogue, ExpertSum, Gather, LoraFactors, Matmul, Quantize, RmsNorm, RopeKv,
+        Route, RowCount, SAMPLED, Swiglu, Weight, count,
     },
     tensor::{Activation, Tensor},
 };
-
-/// How large a model's working memory is.
-#[derive(Debug, Clone, Copy)]
-pub struct ModelOptions {
-    /// Longest sequence, in tokens.
-    pub context: u32,
-    /// Tokens that the KV cache holds over all sequences; `None`: one sequence of `context`
-    /// tokens, or of as many as the window lets it keep.
-    pub cache_tokens: Option<u32>,
-    /// Tokens in a batch at most.
-    pub max_rows: u32,
-    /// Tokens in a batch whose logits can be asked for at most.
-    pub max_logit_rows: u32,
-    /// How keys and values are stored.
-    pub kv_format: KvFormat,
-    /// Largest piece of the KV cache bound at once, in bytes; the device's limit if that is less.
-    pub segment_bytes: u64,
-}
-
-impl Default for ModelOptions {
-    fn default() -> Self {
-        Self {
-            context: 4096,
-            cache_tokens: None,
-            max_rows: 256,
-            max_logit_rows: 64,
-            kv_format: KvFormat::F16,
-            segment_bytes: 128 << 20,
-        }
-    }
-}
-
-impl ModelOptions {
-    /// Tokens that the KV cache of `config` gets room for in the layers that keep the most.
-    pub fn cache_tokens(&self, config: &ModelConfig) -> u32 {
-        self.tokens_within(config.widest_window())
-    }
-
-    /// Tokens that it gets room for in layers with such a window.
-    pub(super) fn tokens_within(&self, window: Option<u32>) -> u32 {
-        // A chunk needs its own keys and the window before them; forks need a page or two to go on.
-        let kept = |window: u32| window.saturating_add(self.max_rows);
-        let longest = self.context.min(window.map_or(u32::MAX, kept)).saturating_add(4 * PAGE);
-        self.cache_tokens.unwrap_or(longest)
-    }
-}
 
 /// A model on a device: weights, adapters, KV cache, activations and the recordings made so far.
 #[derive(Debug)]
