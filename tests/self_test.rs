@@ -3,7 +3,10 @@
 mod device;
 mod golden;
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use device::{FLOOR, GPU, difference, largest};
 use golden::Golden;
@@ -22,7 +25,7 @@ fn shapes(weights: &str, kv: KvFormat) -> SelfTestShapes {
     let attention = AttentionShape { heads: 6, kv_heads: 2, head_dim, kv };
     let experts = Some(RouteShape { experts: 8, chosen: 2 });
     let weights = by_name(weights).unwrap();
-    SelfTestShapes { weights, attention, bias: true, reordered: true, experts }
+    SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts }
 }
 
 /// What a bound may be at most: factors rounded to 8-bit codes or 16-bit floats are far from exact.
@@ -287,9 +290,9 @@ fn an_operation_without_a_right_variant_is_an_error() {
 fn results_are_kept_and_used() {
     let dir = tempfile::tempdir().unwrap();
     let (shapes, other) = (shapes("q8_0", KvFormat::F16), shapes("q4_0", KvFormat::F16));
-    let files = || {
-        let entries = dir.path().join("deeper").read_dir().unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    let files = || -> BTreeMap<PathBuf, String> {
+        let entries = dir.path().join("deeper").read_dir().unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
     };
     let ensure = |shapes: &SelfTestShapes| {
         let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
@@ -297,8 +300,8 @@ fn results_are_kept_and_used() {
         (gpu.submissions() > 0, gpu.rejects("swiglu/baseline"))
     };
     assert_eq!(ensure(&shapes), (true, false), "tested");
-    let [path] = &files()[..] else { panic!("one file") };
-    let text = std::fs::read_to_string(path).unwrap();
+    let known = files();
+    let (path, text) = known.iter().find(|(_, text)| text.contains("swiglu/baseline")).unwrap();
     assert_eq!(ensure(&shapes), (false, false), "known");
 
     // What is kept is believed.
@@ -313,10 +316,20 @@ fn results_are_kept_and_used() {
         assert_ne!(damaged, text);
         std::fs::write(path, damaged).unwrap();
         assert_eq!(ensure(&shapes), (true, false), "tested anew");
-        assert_eq!(std::fs::read_to_string(path).unwrap(), text, "replaced");
+        assert_eq!(files(), known, "replaced");
     }
+
+    // Of another format only what depends on it is tested.
     assert_eq!(ensure(&other), (true, false), "another format");
-    assert_eq!(files().len(), 2);
+    let mut all = files();
+    all.retain(|path, _| !known.contains_key(path));
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert!(all.values().all(|text| text.lines().next().unwrap().contains("q4_0")), "{all:?}");
+    assert_eq!(
+        ensure(&SelfTestShapes { reordered: false, adapters: false, ..other }),
+        (false, false),
+        "less"
+    );
 }
 
 #[test]

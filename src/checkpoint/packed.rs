@@ -4,7 +4,7 @@
 //! weight `(row, col)` is `scale * (code - zero)` by the scale and zero point of `col`'s group. GPTQ packs the codes of eight
 //! columns in a word, `[cols / 8, rows]`, AWQ those of eight rows, `[cols, rows / 8]`; zero points are packed by rows in both.
 
-use std::sync::Arc;
+use std::{array, sync::Arc};
 
 use half::{bf16, f16};
 
@@ -46,7 +46,7 @@ pub(super) struct Packed<'a> {
 
 /// Word `index` of little-endian words.
 fn word(bytes: &[u8], index: usize) -> u32 {
-    u32::from_le_bytes(bytes[4 * index..][..4].try_into().expect("four bytes"))
+    u32::from_le_bytes(bytes.as_chunks().0[index])
 }
 
 impl Packing {
@@ -83,6 +83,22 @@ impl Packed<'_> {
         }
     }
 
+    /// The codes of a block of a row, its columns in [`order`](Self::order).
+    fn block(&self, row: usize, block: usize) -> [u8; BLOCK] {
+        let first = block * BLOCK;
+        match (self.packing, self.order) {
+            (Packing::Gptq { .. }, None) => {
+                let words: [_; BLOCK / 8] =
+                    array::from_fn(|i| word(self.codes, (first / 8 + i) * self.rows + row));
+                array::from_fn(|i| self.packing.nibble(words[i / 8], i % 8))
+            }
+            (_, order) => {
+                let col = |i: usize| order.map_or(first + i, |order| order[first + i] as usize);
+                array::from_fn(|i| self.code(row, col(i)))
+            }
+        }
+    }
+
     fn zero(&self, row: usize, group: usize) -> u8 {
         let stored = self.packing.nibble(word(self.zeros, group * (self.rows / 8) + row / 8), row % 8);
         match self.packing {
@@ -111,10 +127,9 @@ impl Packed<'_> {
         let planes =
             codes.chunks_exact_mut(format.code_words).zip(scales.chunks_exact_mut(format.scale_halves));
         for (block, (codes, scales)) in planes.enumerate() {
-            let col =
-                |i: usize| self.order.map_or(block * BLOCK + i, |order| order[block * BLOCK + i] as usize);
-            let group = self.group(col(0));
-            pack_codes(&std::array::from_fn(|i| self.code(row, col(i))), codes);
+            let first = block * BLOCK;
+            let group = self.group(self.order.map_or(first, |order| order[first] as usize));
+            pack_codes(&self.block(row, block), codes);
             scales[0] = self.scale(row, group).to_bits();
             if let Some(zero) = scales.get_mut(1) {
                 *zero = f16::from(self.zero(row, group)).to_bits();

@@ -89,7 +89,8 @@ fn test(args: &Args, json: bool) -> Outcome {
     for (weights, kv) in FORMATS.into_iter().zip(kv_formats.into_iter().cycle()) {
         let attention = AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv };
         let experts = Some(RouteShape { experts: 8, chosen: 2 });
-        let shapes = SelfTestShapes { weights, attention, bias: true, reordered: true, experts };
+        let shapes =
+            SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts };
         rows.extend(block_on(self_test(&gpu, &shapes))?);
     }
     rows.sort_by(|a, b| (&a.variant, &a.case).cmp(&(&b.variant, &b.case)));

@@ -166,9 +166,9 @@ impl Engine {
         gpu.load_pipelines(None)?;
         if !options.skip_self_test {
             let (bias, reordered) = (config.attention_bias || config.mlp_bias, formats.reordered());
+            let (adapters, experts) = (!opened.is_empty(), config.experts);
             for weights in formats.all() {
-                let experts = config.experts;
-                let shapes = SelfTestShapes { weights, attention, bias, reordered, experts };
+                let shapes = SelfTestShapes { weights, attention, bias, reordered, adapters, experts };
                 ensure_self_test(&gpu, &shapes, None).await?;
             }
         }

@@ -8,13 +8,17 @@ use super::BLOCK;
 
 /// Packs a block's codes in 4, 5 or 6 words, which are as many bits of each.
 pub fn pack(codes: &[u8; BLOCK], words: &mut [u32]) {
-    words.fill(0);
-    for (i, code) in codes.iter().map(|code| u32::from(*code)).enumerate() {
-        words[i / 4 % 4] |= (code & 15) << (8 * (i % 4) + 4 * (i / 16));
-        match words.len() {
-            5 => words[4] |= (code >> 4) << (8 * (i % 4) + i / 4),
-            6 => words[4 + i / 16] |= (code >> 4) << (8 * (i % 4) + 2 * (i / 4 % 4)),
-            _ => {}
+    for (w, word) in words[..4].iter_mut().enumerate() {
+        let byte = |b| codes[4 * w + b] & 15 | codes[16 + 4 * w + b] << 4;
+        *word = u32::from_le_bytes(std::array::from_fn(byte));
+    }
+    let high = |i: usize| u32::from(codes[i] >> 4);
+    match &mut words[4..] {
+        [fifth] => *fifth = (0..BLOCK).map(|i| high(i) << (8 * (i % 4) + i / 4)).sum(),
+        upper => {
+            for (h, word) in upper.iter_mut().enumerate() {
+                *word = (0..16).map(|i| high(16 * h + i) << (8 * (i % 4) + 2 * (i / 4))).sum();
+            }
         }
     }
 }
@@ -36,8 +40,11 @@ pub fn unpack(words: &[u32]) -> [u8; BLOCK] {
 /// if they have some, in their order in 4 bytes before.
 pub fn from_ggml(bytes: &[u8], words: &mut [u32]) {
     let (high, low) = bytes.split_at(bytes.len() - BLOCK / 2);
-    let code = |i: usize| {
-        low[i % 16] >> (4 * (i / 16)) & 15 | high.get(i / 8).map_or(0, |byte| (byte >> (i % 8) & 1) << 4)
-    };
-    pack(&std::array::from_fn(code), words);
+    for (word, bytes) in words.iter_mut().zip(low.as_chunks().0) {
+        *word = u32::from_le_bytes(*bytes);
+    }
+    if let (Some(high), Some(fifth)) = (high.first_chunk(), words.get_mut(4)) {
+        let high = u32::from_le_bytes(*high);
+        *fifth = (0..BLOCK).map(|i| (high >> i & 1) << (8 * (i % 4) + i / 4)).sum();
+    }
 }

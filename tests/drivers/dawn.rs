@@ -173,7 +173,8 @@ fn operations(gpu: &Gpu, config: &ModelConfig, checks: &mut Checks) -> Result<()
         // A handle of its own, for what is rejected.
         let gpu = gpu.with_own_rejections();
         let experts = Some(RouteShape { experts: 8, chosen: 2 });
-        let shapes = SelfTestShapes { weights, attention, bias: true, reordered: true, experts };
+        let shapes =
+            SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts };
         for row in block_on(self_test(&gpu, &shapes))? {
             let name = format!("{} ({})", row.variant, row.case);
             checks.check(&name, row.error, if row.ok { row.bound } else { -1.0 });

@@ -11,13 +11,13 @@ mod lora;
 mod output;
 mod pointwise;
 
-use std::{fmt::Display, path::Path};
+use std::{fmt::Display, mem, path::Path};
 
 use super::{AttentionShape, Operation, RouteShape, Variant};
 use crate::{
     ErrorKind, Result,
     gpu::{Capability, Gpu, Kept},
-    quant::Format,
+    quant::{Format, by_name},
 };
 
 /// What a model's kernels are specialised by.
@@ -31,8 +31,92 @@ pub struct SelfTestShapes {
     pub bias: bool,
     /// Whether matrices have their columns in another order than their input.
     pub reordered: bool,
+    /// Whether there are adapters.
+    pub adapters: bool,
     /// Of a mixture of experts.
     pub experts: Option<RouteShape>,
+}
+
+/// Kernels that are specialised by the same: tested together, and kept for all models that have them.
+#[derive(Debug)]
+enum Part {
+    /// By nothing.
+    Plain,
+    /// By nothing; of matrices whose columns have another order than their input.
+    Reordered,
+    /// By nothing; of adapters.
+    Adapters,
+    Experts(RouteShape),
+    Attention(AttentionShape),
+    Products {
+        weights: &'static str,
+        bias: bool,
+        experts: bool,
+    },
+    RotatedProducts {
+        weights: &'static str,
+        attention: AttentionShape,
+    },
+}
+
+impl SelfTestShapes {
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let &Self { weights: Format { name: weights, .. }, attention, bias, experts, .. } = self;
+        let optional = [
+            self.reordered.then_some(Part::Reordered),
+            self.adapters.then_some(Part::Adapters),
+            experts.map(Part::Experts),
+        ];
+        let products = Part::Products { weights, bias, experts: experts.is_some() };
+        let always = [Part::Attention(attention), products, Part::RotatedProducts { weights, attention }];
+        [Part::Plain].into_iter().chain(optional.into_iter().flatten()).chain(always)
+    }
+}
+
+impl Part {
+    async fn test(&self, gpu: &Gpu) -> Result<Vec<SelfTestRow>> {
+        let named = |name| by_name(name).expect("a format of the table");
+        let fused = gpu.capabilities().has(&[Capability::Fused]);
+        let test = &mut SelfTest { gpu, rows: Vec::new() };
+        match *self {
+            Self::Plain => {
+                linear::quantize(test).await?;
+                pointwise::rms_norm(test).await?;
+                pointwise::residual_add(test).await?;
+                pointwise::swiglu(test).await?;
+                logits::adjust_logits(test).await?;
+                logits::top_k(test).await?;
+                logits::sample(test).await?;
+            }
+            Self::Reordered => linear::permute(test).await?,
+            Self::Adapters => lora::lora(test).await?,
+            Self::Experts(shape) => experts::experts(test, shape).await?,
+            Self::Attention(shape) => {
+                attention::rope_kv(test, shape).await?;
+                attention::attention(test, shape).await?;
+            }
+            Self::Products { weights, bias, experts } => {
+                let weights = named(weights);
+                linear::embedding(test, weights).await?;
+                linear::mat_vec(test, weights, bias).await?;
+                linear::mat_mat(test, weights, bias).await?;
+                if experts {
+                    linear::of_experts(test, weights).await?;
+                }
+                if fused {
+                    epilogue::normed(test, weights).await?;
+                    epilogue::swiglu(test, weights).await?;
+                    epilogue::rms_norm(test, weights).await?;
+                }
+            }
+            Self::RotatedProducts { weights, attention } => {
+                if fused {
+                    epilogue::rope_kv(test, named(weights), attention).await?;
+                }
+            }
+        }
+        Ok(mem::take(&mut test.rows))
+    }
 }
 
 /// How one variant did in one case.
@@ -59,38 +143,15 @@ pub struct SelfTestRow {
 /// [`ErrorKind::OutOfMemory`] and [`ErrorKind::DeviceLost`]; a kernel that does not compile or run is
 /// a wrong one.
 pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTestRow>> {
-    let mut test = SelfTest { gpu, rows: Vec::new() };
-    linear::embedding(&mut test, shapes.weights).await?;
-    linear::quantize(&mut test).await?;
-    if shapes.reordered {
-        linear::permute(&mut test).await?;
+    let mut rows = Vec::new();
+    for part in shapes.parts() {
+        rows.extend(part.test(gpu).await?);
     }
-    linear::mat_vec(&mut test, shapes.weights, shapes.bias).await?;
-    linear::mat_mat(&mut test, shapes.weights, shapes.bias).await?;
-    if let Some(shape) = shapes.experts {
-        experts::experts(&mut test, shape).await?;
-        linear::of_experts(&mut test, shapes.weights).await?;
-    }
-    lora::lora(&mut test).await?;
-    pointwise::rms_norm(&mut test).await?;
-    pointwise::residual_add(&mut test).await?;
-    pointwise::swiglu(&mut test).await?;
-    attention::rope_kv(&mut test, shapes.attention).await?;
-    attention::attention(&mut test, shapes.attention).await?;
-    if gpu.capabilities().has(&[Capability::Fused]) {
-        epilogue::normed(&mut test, shapes.weights).await?;
-        epilogue::swiglu(&mut test, shapes.weights).await?;
-        epilogue::rope_kv(&mut test, shapes.weights, shapes.attention).await?;
-        epilogue::rms_norm(&mut test, shapes.weights).await?;
-    }
-    logits::adjust_logits(&mut test).await?;
-    logits::top_k(&mut test).await?;
-    logits::sample(&mut test).await?;
-    Ok(test.rows)
+    Ok(rows)
 }
 
-/// Rejects the variants that are wrong on `gpu`: from results kept in `cache_dir` if this adapter,
-/// driver and version of the crate were tested before, otherwise by [`self_test`], and keeps its results.
+/// Rejects the variants that are wrong on `gpu`: from results kept in `cache_dir` as far as this adapter,
+/// driver and version of the crate were tested before, otherwise as [`self_test`] does, and keeps its results.
 ///
 /// Without a `cache_dir` they are kept where the environment variable `MISTRAL_CACHE` says, or in
 /// the user's cache directory. A damaged file is ignored and replaced; results that cannot be kept are
@@ -99,15 +160,13 @@ pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTes
 /// # Errors
 /// As [`self_test`].
 pub async fn ensure_self_test(gpu: &Gpu, shapes: &SelfTestShapes, cache_dir: Option<&Path>) -> Result<()> {
-    let bias = if shapes.bias { ", bias" } else { "" };
-    let reordered = if shapes.reordered { ", reordered" } else { "" };
-    let experts = shapes.experts.map_or_else(String::new, |shape| format!(", {shape:?}"));
-    let subject = format!("{}, {:?}{bias}{reordered}{experts}", shapes.weights.name, shapes.attention);
-    let kept = Kept::new(gpu, "self-test", &subject, cache_dir);
-    let known: Option<Vec<SelfTestRow>> = kept.read().and_then(|rows| serde_json::from_slice(&rows).ok());
-    match known.filter(|rows| !rows.is_empty()) {
-        Some(rows) => rows.into_iter().filter(|row| !row.ok).for_each(|row| reject(gpu, row)),
-        None => kept.write(&serde_json::to_vec_pretty(&self_test(gpu, shapes).await?).expect("plain rows")),
+    for part in shapes.parts() {
+        let kept = Kept::new(gpu, "self-test", &format!("{part:?}"), cache_dir);
+        let known = kept.read().and_then(|rows| serde_json::from_slice::<Vec<SelfTestRow>>(&rows).ok());
+        match known {
+            Some(rows) => rows.into_iter().filter(|row| !row.ok).for_each(|row| reject(gpu, row)),
+            None => kept.write(&serde_json::to_vec_pretty(&part.test(gpu).await?).expect("plain rows")),
+        }
     }
     Ok(())
 }
