@@ -3,7 +3,7 @@
 mod device;
 mod products;
 
-use device::{GPU, noise};
+use device::{GPU, noise, stands_for_others};
 use mistral_wgpu::{
     gpu::*,
     ops::*,
@@ -21,12 +21,6 @@ fn open(options: &GpuOptions) -> Gpu {
 
 /// Weight shapes: rows and columns that fill no tile, no block, or exactly one.
 const SHAPES: [(u32, u32); 6] = [(1, 32), (3, 40), (130, 2080), (33, 96), (100, 260), (64, 64)];
-
-/// Kernels differ by format in its decode alone: one format of each size of blocks, and of each way to read codes, goes
-/// through all shapes and numbers of rows.
-fn stands_for_others(format: &Format) -> bool {
-    matches!(format.name, "f32" | "f16" | "q8_0" | "q4_0" | "q4_k")
-}
 
 /// `all` for a format that stands for others, the `first` of them for another.
 fn some<'a, T>(format: &Format, all: &'a [T], first: usize) -> &'a [T] {

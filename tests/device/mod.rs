@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use mistral_wgpu::{
     gpu::*,
-    quant::BLOCK,
+    quant::{BLOCK, Format},
     reference,
     tensor::{Q8Tensor, Tensor},
 };
@@ -65,6 +65,12 @@ pub fn assert_codes(gpu: &Gpu, found: &Q8Tensor, expected: &[f32]) {
         }
     }
     assert!(other <= expected.len() / 100, "{other} values are not the nearest");
+}
+
+/// Kernels differ by format in its decode alone: one format of each size of blocks, and of each way to read codes, goes
+/// through all shapes and numbers of rows. A kernel takes seconds to compile on some drivers.
+pub fn stands_for_others(format: &Format) -> bool {
+    matches!(format.name, "f32" | "f16" | "q8_0" | "q4_0" | "q4_k")
 }
 
 /// `count` numbers in -1..1, a function of the seed.

@@ -144,12 +144,19 @@ fn a_slow_device_gets_no_long_submissions() {
 /// Many texts that are long: attention of one step is more than a submission may hold ten times over.
 #[test]
 fn a_step_that_takes_too_long_is_divided() {
+    const RATE: f64 = 1e8;
     const SECONDS: f64 = 0.002;
     const DEPTH: u32 = 8 << 10;
     const TEXTS: usize = 16;
     let run = |rate: Option<f64>| {
         let submission_seconds = Some(rate.map_or(1e6, |_| SECONDS));
         let gpu = open(GpuOptions { throttle: rate, submission_seconds, ..Default::default() }).unwrap();
+        // Waited for, a long step tells the device's speed. What is only found finished would not.
+        let (recording, _) = product(&gpu);
+        gpu.wait().unwrap();
+        gpu.replay(&recording, &[1], None).unwrap();
+        gpu.wait().unwrap();
+        assert!(rate.is_none_or(|rate| gpu.rate() <= rate), "{:e}", gpu.rate());
         let config = ModelConfig { sliding_window: None, ..ModelConfig::synthetic("tiny").unwrap() };
         let weights = Weights::random(&gpu, &config, by_name("q4_0").unwrap(), 1).unwrap();
         let cache_tokens = Some(DEPTH + 1024);
@@ -174,19 +181,17 @@ fn a_step_that_takes_too_long_is_divided() {
             let logits = block_on(model.logits.download(&gpu, TEXTS as u32)).unwrap();
             (logits, gpu.take_heaviest_submission(), gpu.submissions() - before)
         };
-        // The first tells the device's speed.
-        [step(), step(), step()]
+        [step(), step()]
     };
     let whole = run(None);
-    let divided = run(Some(1e8));
+    let divided = run(Some(RATE));
     for (index, ((logits, heaviest, submissions), (same, most, parts))) in
         whole.iter().zip(&divided).enumerate()
     {
         assert_eq!(logits, same, "step {index}");
         assert_eq!(*submissions, 1);
         assert!(*heaviest > 2.0 * (TEXTS as u32 * DEPTH * 64) as f64, "{heaviest:e}");
-        if index > 0 {
-            assert!(*most < 1e8 * SECONDS * 10.0, "{most:e} in {parts} submissions");
-        }
+        // However slow the device really is, it gets no more than it was measured to bear.
+        assert!(*most < RATE * SECONDS * 10.0, "{most:e} in {parts} submissions");
     }
 }
