@@ -1,21 +1,27 @@
-// Row sources[i] of x becomes row i of y, for i = workgroup.x · chosen + workgroup.z.
+// y = x[indices], of whole rows or, with `of_cols`, of the same columns of every row: one row of y for each workgroup.x and
+// z. With `of_cols` and indices 2, 0, 1 each row a, b, c becomes c, a, b.
 import package::generated::{GatherParams, WORKGROUP};
 @if(q8) import package::quant::store::store_blocks;
 
 @group(0) @binding(0) var<uniform> params: GatherParams;
-@group(0) @binding(1) var<storage, read> x: array<f32>;                 // [rows, stride]
-@group(0) @binding(2) var<storage, read> sources: array<u32>;           // [rows * chosen]
-@if(!q8) @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows * chosen, stride]
+@group(0) @binding(1) var<storage, read> x: array<f32>;                // [rows of x, stride]
+@group(0) @binding(2) var<storage, read> indices: array<u32>;          // [rows] or [cols]
+@if(!q8) @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, stride]
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
-    let row = workgroup.x * params.chosen + workgroup.z;
-    let col = workgroup.y * WORKGROUP + index;
-    let value = x[sources[row] * params.stride + min(col, params.stride - 1u)];
+    let row = workgroup.x * params.per_row + workgroup.z;
+    let first = workgroup.y * WORKGROUP;
+    let col = min(first + index, params.cols - 1u);
+    @if(of_cols) let value = x[row * params.stride + indices[col]];
+    @else let value = x[indices[row] * params.stride + col];
+    let within = col == first + index;
     @if(!q8)
-    if col < params.stride {
+    if within {
         y[row * params.stride + col] = value;
     }
-    @if(q8)
-    store_blocks((row * params.stride + workgroup.y * WORKGROUP) / 32u, (row + 1u) * params.stride / 32u, index, value);
+    @if(q8) {
+        let first_block = (row * params.stride + first) / 32u;
+        store_blocks(first_block, (row + 1u) * params.stride / 32u, index, select(0.0, value, within));
+    }
 }

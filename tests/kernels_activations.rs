@@ -225,21 +225,22 @@ fn residual_add() {
 
 /// Columns in another order, to the bit.
 #[test]
-fn permute() {
+fn gather_columns() {
     for cols in [1, 31, 100, 300] {
         let values = noise(6, 4 * cols);
         // 7 divides none of them.
-        let order: Vec<u32> = (0..cols as u32).map(|col| (7 * col + 3) % cols as u32).collect();
-        let expected = reference::permute(&values[..3 * cols], &order);
+        let indices: Vec<u32> = (0..cols as u32).map(|col| (7 * col + 3) % cols as u32).collect();
+        let expected = reference::gather_cols(&values[..3 * cols], cols, &indices);
         for gpu in [&*GPU, &*FLOOR] {
             let x = Tensor::from_values(gpu, "x", &values, cols as u32).unwrap();
             let y = Tensor::zeros(gpu, "y", 4, cols as u32).unwrap();
             let codes = Q8Tensor::zeros(gpu, "codes", 4, cols as u32).unwrap();
-            let order = &gpu.upload("order", &order).unwrap();
+            let indices = &gpu.upload("indices", &indices).unwrap();
             for rows in [RowCount::Few(3), RowCount::many(0, 3)] {
                 replay(gpu, 3, |recording| {
                     for y in [Activation::F32(&y), Activation::Q8(&codes)] {
-                        Permute { x: &x, order, y, rows }.record(gpu, recording).unwrap();
+                        let gather = Gather { x: &x, axis: Axis::Cols, indices, y, rows, per_row: 1 };
+                        gather.record(gpu, recording).unwrap();
                     }
                 });
                 let found = download(gpu, &y, 4);

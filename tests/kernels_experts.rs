@@ -112,7 +112,8 @@ fn gather_and_sum() {
             let sum = Tensor::zeros(gpu, "sum", rows as u32, cols as u32).unwrap();
             let mut recording = Recording::default();
             for y in [Activation::F32(&y), Activation::Q8(&codes)] {
-                Gather { x: &x, routes: &routes, y }.record(gpu, &mut recording).unwrap();
+                let (axis, indices, rows) = (Axis::Rows, &routes.sources, RowCount::many(0, rows as u32));
+                Gather { x: &x, axis, indices, y, rows, per_row: 2 }.record(gpu, &mut recording).unwrap();
             }
             ExpertSum { x: &y, routes: &routes, y: &sum }.record(gpu, &mut recording).unwrap();
             gpu.replay(&recording, &[rows as u64], None).unwrap();
@@ -168,7 +169,8 @@ fn products(
         label: "test",
     };
     let read = matmul.input(gpu).unwrap();
-    Gather { x: &input, routes: &routes, y: read }.record(gpu, &mut recording).unwrap();
+    let (axis, indices) = (Axis::Rows, &routes.sources);
+    Gather { x: &input, axis, indices, y: read, rows, per_row: 2 }.record(gpu, &mut recording).unwrap();
     matmul.record(gpu, &mut recording).unwrap();
     gpu.replay(&recording, &[count.into()], None).unwrap();
 

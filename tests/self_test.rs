@@ -135,7 +135,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 32] = [
+    let faults: [Fault; 33] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -174,7 +174,7 @@ fn faults_are_found() {
         ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", integers),
         ("quant/activations", "+ sums.w", "", integers),
         ("quant/activations", "select(127.0 / largest", "select(100.0 / largest", |variant| {
-            integers(variant) || of(variant, &["quantize", "rms_norm", "swiglu", "gather", "permute"])
+            integers(variant) || of(variant, &["quantize", "rms_norm", "swiglu", "gather"])
         }),
         // Columns of a tile, the second half of a block, scales, and the border of y.
         ("mat_mat", "across + ACROSS * col, TILE_COLS", "across, TILE_COLS", |variant| {
@@ -204,7 +204,8 @@ fn faults_are_found() {
             "logits[first + expert] >= logits[first + best]",
             |variant| of(variant, &["route"]),
         ),
-        ("gather", "sources[row]", "row", |variant| of(variant, &["gather"])),
+        ("gather", "indices[row]", "row", |variant| of(variant, &["gather"])),
+        ("gather", "indices[col]", "col", |variant| of(variant, &["gather"])),
         ("expert_sum", "fma(choices[i].weight,", "fma(1.0,", |variant| of(variant, &["expert_sum"])),
         (
             "mat_vec_task",

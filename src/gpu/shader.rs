@@ -51,7 +51,6 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "mat_vec",
     "mat_vec_rows",
     "mat_vec_task",
-    "permute",
     "quant/activations",
     "quant/bf16",
     "quant/codes4",

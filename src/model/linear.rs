@@ -3,7 +3,7 @@
 use crate::{
     Result,
     gpu::{Buffer, Gpu, Recording},
-    ops::{Epilogue, Fused, Lora, LoraFactors, Matmul, Permute},
+    ops::{Axis, Epilogue, Fused, Gather, Lora, LoraFactors, Matmul},
     tensor::{Activation, Tensor},
 };
 
@@ -99,7 +99,8 @@ impl<'a> Linear<'a> {
             };
             let (x, rows) = (product.x, product.rows);
             let ordered = Matmul { x: &Tensor { buffer: buffer.clone(), ..*x }, ..*product };
-            Permute { x, order, y: ordered.input(gpu)?, rows }.record(gpu, recording)?;
+            let y = ordered.input(gpu)?;
+            Gather { x, axis: Axis::Cols, indices: order, y, rows, per_row: 1 }.record(gpu, recording)?;
             ordered.record_fused(gpu, recording, fused)?;
         }
         let Some((factors, h)) = self.adapters else { return Ok(()) };

@@ -19,8 +19,8 @@ use crate::{
     Error, ErrorKind, Result,
     gpu::{Buffer, Gpu, Profile, Recording},
     ops::{
-        Attention, Embedding, Epilogue, ExpertSum, Gather, LoraFactors, Matmul, Quantize, RmsNorm, RopeKv,
-        Route, RowCount, SAMPLED, Swiglu, Weight, count,
+        Attention, Axis, Embedding, Epilogue, ExpertSum, Gather, LoraFactors, Matmul, Quantize, RmsNorm,
+        RopeKv, Route, RowCount, SAMPLED, Swiglu, Weight, count,
     },
     tensor::{Activation, Tensor},
 };
@@ -470,9 +470,11 @@ impl Model {
         let down = of_experts("down", &layer.down, &a.intermediate, y);
         self.router(router, key).record(gpu, recording)?;
         Route { logits, counts: &a.counts, routes }.record(gpu, recording)?;
-        Gather { x: &a.normed.f32, routes, y: gate_up.input(gpu)? }.record(gpu, recording)?;
+        let (per_row, indices, read) = (routes.shape.chosen, &routes.sources, gate_up.input(gpu)?);
+        let axis = Axis::Rows;
+        Gather { x: &a.normed.f32, axis, indices, y: read, rows: key.rows, per_row }
+            .record(gpu, recording)?;
         gate_up.record(gpu, recording)?;
-        let per_row = routes.shape.chosen;
         Swiglu { gate_up: &a.gate_up, y: down.input(gpu)?, per_row }.record(gpu, recording)?;
         down.record(gpu, recording)?;
         ExpertSum { x: y, routes, y: &a.delta }.record(gpu, recording)

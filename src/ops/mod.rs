@@ -13,7 +13,6 @@ mod lora;
 mod mat_mat;
 mod mat_vec;
 mod matmul;
-mod permute;
 mod quantize;
 mod residual_add;
 mod rms_norm;
@@ -34,7 +33,7 @@ pub use batch::{KEY_SPLIT, PAGE, QUERY_TILE, Row, RowCount, SAMPLED, WorkItem, c
 pub use embedding::{EMBEDDING, Embedding};
 pub use epilogue::{Epilogue, EpilogueShape, Fused};
 pub use expert_sum::{EXPERT_SUM, ExpertSum};
-pub use gather::{GATHER, Gather};
+pub use gather::{Axis, GATHER, Gather, GatherShape};
 pub use kv::{AttentionShape, KvFormat, KvSegment};
 pub use lora::{
     LORA_DOWN, LORA_UP, Lora, LoraDownShape, LoraFactors, LoraFormat, LoraParts, LoraShape, MAX_ADAPTERS,
@@ -42,7 +41,6 @@ pub use lora::{
 pub use mat_mat::{MAT_MAT, MatMatShape, rounds_to_f16};
 pub use mat_vec::{MAT_VEC, MAT_VEC_NORMED, MAT_VEC_RMS_NORM, MAT_VEC_ROPE_KV, MAT_VEC_SWIGLU, MatVecShape};
 pub use matmul::Matmul;
-pub use permute::{PERMUTE, Permute};
 pub use quantize::{QUANTIZE, Quantize};
 pub use residual_add::{RESIDUAL_ADD, ResidualAdd};
 pub use rms_norm::{RMS_NORM, RmsNorm, RmsNormShape};

@@ -152,6 +152,11 @@ pub fn compositions() -> Vec<KernelKey> {
     let route = [(2, 1), (8, 2), (MAX_EXPERTS, 4)];
     let route = route.map(|(experts, chosen)| RouteShape { experts, chosen });
     let formats = [ActivationFormat::F32, ActivationFormat::Q8];
+    let gather = || {
+        [Axis::Rows, Axis::Cols]
+            .into_iter()
+            .flat_map(move |axis| formats.map(|format| GatherShape { axis, format }))
+    };
     let rms_norm = || {
         let sources = [(false, false), (true, false), (false, true), (true, true)];
         sources.into_iter().flat_map(move |(residual, gather)| {
@@ -194,8 +199,7 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&LORA_UP, lora()),
         keys(&SWIGLU, formats),
         keys(&ROUTE, route),
-        keys(&GATHER, formats),
-        keys(&PERMUTE, formats),
+        keys(&GATHER, gather()),
         keys(&EXPERT_SUM, [()]),
         keys(&RESIDUAL_ADD, [()]),
         keys(&ADJUST_LOGITS, [()]),

@@ -39,7 +39,7 @@ pub struct Weight {
     /// What a product adds to its outputs, `f32`, one for each column of the product.
     pub bias: Option<Buffer>,
     /// Columns of a product's input in the order of its own, `[cols]`, `u32`, where that is another:
-    /// [`Permute`](super::Permute) brings them into it.
+    /// [`Gather`](super::Gather) brings them into it.
     pub order: Option<Buffer>,
 }
 

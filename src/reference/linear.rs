@@ -39,7 +39,12 @@ pub fn quantize(x: &[f32], cols: usize) -> Vec<f32> {
     x.chunks_exact(cols).flat_map(|row| row.chunks(BLOCK)).flat_map(rounded).collect()
 }
 
-/// Column `order[j]` of `x`, `[rows, cols]`, as column `j`.
-pub fn permute(x: &[f32], order: &[u32]) -> Vec<f32> {
-    x.chunks_exact(order.len()).flat_map(|row| order.iter().map(|col| row[*col as usize])).collect()
+/// Row `indices[i]` of `x`, `[rows, cols]`, as row `i`.
+pub fn gather_rows(x: &[f32], cols: usize, indices: &[u32]) -> Vec<f32> {
+    indices.iter().flat_map(|row| &x[*row as usize * cols..][..cols]).copied().collect()
+}
+
+/// Column `indices[j]` of every row of `x`, `[rows, cols]`, as column `j`.
+pub fn gather_cols(x: &[f32], cols: usize, indices: &[u32]) -> Vec<f32> {
+    x.chunks_exact(cols).flat_map(|row| indices.iter().map(|col| row[*col as usize])).collect()
 }

@@ -1,17 +1,10 @@
 //! What a mixture of experts does beside its products: routes, and rows that follow them.
 
-use super::{
-    SelfTest,
-    output::{FORMATS, Output, bound},
-    worst,
-};
+use super::{SelfTest, worst};
 use crate::{
     Result,
     gpu::{Gpu, Recording},
-    ops::{
-        EXPERT_SUM, ExpertChoice, ExpertSum, GATHER, Gather, ROUTE, Route, RouteShape, Routes,
-        weight::uniform_values,
-    },
+    ops::{EXPERT_SUM, ExpertChoice, ExpertSum, ROUTE, Route, RouteShape, Routes, weight::uniform_values},
     reference::{self, choose_experts, order_by_expert},
     tensor::Tensor,
 };
@@ -76,7 +69,6 @@ impl Case {
 pub async fn experts(test: &mut SelfTest<'_>, shape: RouteShape) -> Result<()> {
     let case = Case::new(shape);
     route(test, &case).await?;
-    gather(test, &case).await?;
     expert_sum(test, &case).await
 }
 
@@ -103,25 +95,6 @@ async fn route(test: &mut SelfTest<'_>, case: &Case) -> Result<()> {
         Ok(worst(&found, &expected, |index| expected[index]))
     })
     .await
-}
-
-async fn gather(test: &mut SelfTest<'_>, case: &Case) -> Result<()> {
-    let values = uniform_values(2, ROWS * COLS, 1.0);
-    let sources = case.sources();
-    let expected: Vec<f32> =
-        sources.iter().flat_map(|row| &values[*row as usize * COLS..][..COLS]).copied().collect();
-    for format in FORMATS {
-        test.check(&GATHER, &format, format!("{format:?}"), bound(format, 0.0), async |gpu| {
-            let x = Tensor::from_values(gpu, "x", &values, COLS as u32)?;
-            let y = Output::new(gpu, format, sources.len() as u32, COLS as u32)?;
-            let mut recording = Recording::default();
-            Gather { x: &x, routes: &case.routes(gpu)?, y: y.activation() }.record(gpu, &mut recording)?;
-            gpu.replay(&recording, &[ROWS as u64], None)?;
-            y.error(gpu, &expected, |_| 1.0).await
-        })
-        .await?;
-    }
-    Ok(())
 }
 
 async fn expert_sum(test: &mut SelfTest<'_>, case: &Case) -> Result<()> {

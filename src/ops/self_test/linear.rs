@@ -9,9 +9,9 @@ use crate::{
     Result,
     gpu::{Capability, Gpu, KernelKey, Recording},
     ops::{
-        EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, PERMUTE,
-        Permute, QUANTIZE, Quantize, RouteShape, Routes, Row, RowCount, SAMPLED, Weight, count,
-        rounds_to_f16, weight::uniform_values,
+        EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, QUANTIZE,
+        Quantize, RouteShape, Routes, Row, RowCount, SAMPLED, Weight, count, rounds_to_f16,
+        weight::uniform_values,
     },
     quant::{BLOCK, Format, Matrix},
     reference,
@@ -81,29 +81,6 @@ pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
         Output::Q8(q8).error(gpu, &values, |_| 1.0).await
     })
     .await
-}
-
-pub async fn permute(test: &mut SelfTest<'_>) -> Result<()> {
-    const ROWS: u32 = 3;
-    const COLS: u32 = 288;
-    let values = uniform_values(5, (ROWS * COLS) as usize, 1.0);
-    // 5 and 288 have no divisor in common.
-    let order: Vec<u32> = (0..COLS).map(|col| (5 * col + 7) % COLS).collect();
-    let expected = reference::permute(&values, &order);
-    for format in output::FORMATS {
-        test.check(&PERMUTE, &format, format!("{format:?}"), output::bound(format, 0.0), async |gpu| {
-            let x = Tensor::from_values(gpu, "x", &values, COLS)?;
-            let y = Output::new(gpu, format, ROWS, COLS)?;
-            let order = gpu.upload("order", &order)?;
-            let mut recording = Recording::default();
-            Permute { x: &x, order: &order, y: y.activation(), rows: RowCount::Few(ROWS) }
-                .record(gpu, &mut recording)?;
-            gpu.replay(&recording, &[0], None)?;
-            y.error(gpu, &expected, |_| 1.0).await
-        })
-        .await?;
-    }
-    Ok(())
 }
 
 /// Shapes of one row and of eight: other numbers of rows differ in nothing but that number. With `bias`, some have one.

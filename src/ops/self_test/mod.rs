@@ -13,7 +13,7 @@ mod pointwise;
 
 use std::{fmt::Display, mem, path::Path};
 
-use super::{AttentionShape, Operation, RouteShape, Variant};
+use super::{AttentionShape, Axis, Operation, RouteShape, Variant};
 use crate::{
     ErrorKind, Result,
     gpu::{Capability, Gpu, Kept},
@@ -88,9 +88,12 @@ impl Part {
                 logits::top_k(test).await?;
                 logits::sample(test).await?;
             }
-            Self::Reordered => linear::permute(test).await?,
+            Self::Reordered => pointwise::gather(test, Axis::Cols).await?,
             Self::Adapters => lora::lora(test).await?,
-            Self::Experts(shape) => experts::experts(test, shape).await?,
+            Self::Experts(shape) => {
+                pointwise::gather(test, Axis::Rows).await?;
+                experts::experts(test, shape).await?;
+            }
             Self::Attention(shape) => {
                 attention::rope_kv(test, shape).await?;
                 attention::attention(test, shape).await?;

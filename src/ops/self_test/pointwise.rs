@@ -1,4 +1,4 @@
-//! Norm, residual add and gate.
+//! Norm, residual add, gate, and rows or columns by their numbers.
 
 use super::{
     SelfTest,
@@ -9,7 +9,8 @@ use crate::{
     Result,
     gpu::Recording,
     ops::{
-        RESIDUAL_ADD, RMS_NORM, ResidualAdd, RmsNorm, RmsNormShape, SWIGLU, Swiglu, weight::uniform_values,
+        Axis, GATHER, Gather, GatherShape, RESIDUAL_ADD, RMS_NORM, ResidualAdd, RmsNorm, RmsNormShape,
+        RowCount, SWIGLU, Swiglu, weight::uniform_values,
     },
     reference,
     tensor::Tensor,
@@ -89,6 +90,33 @@ pub async fn swiglu(test: &mut SelfTest<'_>) -> Result<()> {
             Swiglu { gate_up: &gate_up, y: y.activation(), per_row: 1 }.record(gpu, &mut recording)?;
             gpu.replay(&recording, &[ROWS as u64], None)?;
             y.error(gpu, &expected, |index| expected[index].abs()).await
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Every row twice, or every column once.
+pub async fn gather(test: &mut SelfTest<'_>, axis: Axis) -> Result<()> {
+    let values = uniform_values(1, ROWS * COLS, 1.0);
+    // 7 has no divisor in common with either.
+    let (per_row, count) = if axis == Axis::Rows { (2, ROWS) } else { (1, COLS) };
+    let indices: Vec<u32> = (0..per_row * count).map(|i| ((7 * i + 2) % count) as u32).collect();
+    let expected = match axis {
+        Axis::Rows => reference::gather_rows(&values, COLS, &indices),
+        Axis::Cols => reference::gather_cols(&values, COLS, &indices),
+    };
+    for format in FORMATS {
+        let shape = GatherShape { axis, format };
+        test.check(&GATHER, &shape, format!("{axis:?}, {format:?}"), bound(format, 0.0), async |gpu| {
+            let x = &Tensor::from_values(gpu, "x", &values, COLS as u32)?;
+            let y = Output::new(gpu, format, (ROWS * per_row) as u32, COLS as u32)?;
+            let (indices, rows) = (&gpu.upload("indices", &indices)?, RowCount::Few(ROWS as u32));
+            let mut recording = Recording::default();
+            Gather { x, axis, indices, y: y.activation(), rows, per_row: per_row as u32 }
+                .record(gpu, &mut recording)?;
+            gpu.replay(&recording, &[ROWS as u64], None)?;
+            y.error(gpu, &expected, |_| 1.0).await
         })
         .await?;
     }
