@@ -1,6 +1,7 @@
 // KV cache in q4_0, numbers as of weights in quant/q4_0: byte i of an octet, low bytes first, holds dimension i (low half)
 // and 4 + i (high half), plus 8, to be multiplied with the scale of their block of 32.
 import package::half::half_bits;
+import package::kv::blocks::{block_scale, reciprocal};
 
 alias KvOctet = u32;
 
@@ -19,12 +20,8 @@ struct KvCodes {
 fn kv_encode(values: ptr<function, array<f32, 64>>) -> KvCodes {
     var encoded: KvCodes;
     for (var block = 0u; block < 2u; block++) {
-        var largest = 0.0;
-        for (var i = 32u * block; i < 32u * block + 32u; i++) {
-            largest = select(largest, (*values)[i], abs((*values)[i]) > abs(largest));
-        }
-        let scale = largest / -8.0;
-        let inverse = select(1.0 / scale, 0.0, scale == 0.0);
+        let scale = block_scale(values, block, -8.0);
+        let inverse = reciprocal(scale);
         encoded.scales |= half_bits(scale) << (16u * block);
         for (var i = 32u * block; i < 32u * block + 32u; i++) {
             let code = min(u32((*values)[i] * inverse + 8.5), 15u);

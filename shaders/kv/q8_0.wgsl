@@ -1,6 +1,7 @@
 // KV cache in q8_0, as weights in quant/q8_0: byte i of an octet, low bytes first, is dimension i as a signed integer, to
 // be multiplied with the scale of its block of 32.
 import package::half::half_bits;
+import package::kv::blocks::{block_scale, reciprocal};
 
 alias KvOctet = vec2u;
 
@@ -19,12 +20,8 @@ struct KvCodes {
 fn kv_encode(values: ptr<function, array<f32, 64>>) -> KvCodes {
     var encoded: KvCodes;
     for (var block = 0u; block < 2u; block++) {
-        var largest = 0.0;
-        for (var i = 32u * block; i < 32u * block + 32u; i++) {
-            largest = max(largest, abs((*values)[i]));
-        }
-        let scale = largest / 127.0;
-        let inverse = select(1.0 / scale, 0.0, scale == 0.0);
+        let scale = abs(block_scale(values, block, 127.0));
+        let inverse = reciprocal(scale);
         encoded.scales |= half_bits(scale) << (16u * block);
         for (var i = 32u * block; i < 32u * block + 32u; i++) {
             // To nearest, ties away from zero.

@@ -33,6 +33,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "fill",
     "gather",
     "half",
+    "kv/blocks",
     "kv/cache",
     "kv/f16",
     "kv/f32",
