@@ -60,14 +60,6 @@ const CAPABILITIES: [Row; 9] = [
 ];
 
 impl Capability {
-    /// What kernels need that multiply matrices of `size`, 8 or 16.
-    pub fn matrices(size: u32) -> &'static [Self] {
-        match size {
-            16 => &[Self::F16, Self::Subgroup, Self::CooperativeMatrix16],
-            _ => &[Self::F16, Self::Subgroup, Self::CooperativeMatrix8],
-        }
-    }
-
     fn row(self) -> &'static Row {
         CAPABILITIES.iter().find(|row| row.capability == self).expect("every capability has its row")
     }

@@ -173,6 +173,15 @@ impl KernelKey {
         self
     }
 
+    /// For subgroups that multiply matrices of `SIZE`, 8 or 16.
+    pub fn matrices(self, size: u32) -> Self {
+        let needs: &[Capability] = match size {
+            16 => &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16],
+            _ => &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix8],
+        };
+        Self { needs, ..self.constant("SIZE", size) }
+    }
+
     /// Whether the shader uses cooperative matrices, which neither HLSL nor WebGPU has.
     pub fn multiplies_matrices(&self) -> bool {
         let sizes = [Capability::CooperativeMatrix8, Capability::CooperativeMatrix16];

@@ -99,11 +99,10 @@ fn tiled(shape: &AttentionShape) -> KernelKey {
 
 /// Subgroups multiply matrices of `size`; two invocations for each query.
 fn matrices(shape: &AttentionShape, size: u32) -> KernelKey {
-    let key = head_tiles_key("attention_matrices", shape)
-        .constant("SIZE", size)
+    head_tiles_key("attention_matrices", shape)
         .constant("WORKGROUP", 2 * QUERY_TILE * HEADS_TILE)
-        .flag(ROUNDS_TO_F16, true);
-    KernelKey { needs: Capability::matrices(size), ..key }
+        .flag(ROUNDS_TO_F16, true)
+        .matrices(size)
 }
 
 /// Whether the cache has no more than 16 bits, so that they are what is meant, in heads of whole slices.

@@ -97,13 +97,12 @@ fn registers(shape: &MatMatShape) -> KernelKey {
 fn matrices(shape: &MatMatShape, size: u32) -> KernelKey {
     let rows = shape.most.min(4 * size);
     let slots_down = (rows / (2 * size)).max(1);
-    let key = key("mat_mat_matrices", shape, [rows, 8 * size])
-        .constant("SIZE", size)
+    key("mat_mat_matrices", shape, [rows, 8 * size])
         .constant("SLOTS_DOWN", slots_down)
         .constant("SLOTS_ACROSS", 4 / slots_down)
+        .constant("WORKGROUP", 128)
         .flag(ROUNDS_TO_F16, true)
-        .constant("WORKGROUP", 128);
-    KernelKey { needs: Capability::matrices(size), ..key }
+        .matrices(size)
 }
 
 /// Whether both factors are there as integers.

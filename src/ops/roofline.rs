@@ -42,8 +42,7 @@ fn multiply(needs: &'static [Capability]) -> KernelKey {
 
 fn matrix(size: u32) -> KernelKey {
     let key = KernelKey::new("roofline/matrix").with::<MultiplyParams>();
-    let key = key.constant("WORKGROUP", MATRIX_WORKGROUP).constant("SIZE", size).constant("UNROLL", UNROLL);
-    KernelKey { needs: Capability::matrices(size), ..key }
+    key.constant("WORKGROUP", MATRIX_WORKGROUP).constant("UNROLL", UNROLL).matrices(size)
 }
 
 /// Ways to read a buffer; which is faster depends on the device.
