@@ -3,8 +3,8 @@ import package::kv::page::PAIRS;
 
 @group(0) @binding(9) var<storage, read> rope: array<vec2f>; // [positions, PAIRS]: cos, sin
 
-// Pair number `pair` of a head, turned as at `position`.
+// Pair number `pair` of a head, turned as at `position`. In explicit `fma`: the same bits in every kernel.
 fn turned(x: vec2f, position: u32, pair: u32) -> vec2f {
     let turn = rope[position * PAIRS + pair];
-    return vec2f(x.x * turn.x - x.y * turn.y, x.y * turn.x + x.x * turn.y);
+    return vec2f(fma(x.x, turn.x, -x.y * turn.y), fma(x.y, turn.x, x.x * turn.y));
 }

@@ -126,14 +126,16 @@ fn greedy_text_is_that_of_peft() {
 /// What texts with other adapters in the same batch leave of a text's logits: every bit.
 #[test]
 fn rows_with_different_adapters_share_a_batch() {
-    let adapters = Case::named("sum").sources();
-    for format in ["f32", "q8_0"] {
+    // Adapters of every product, and of one.
+    for (case, format) in [("sum", "f32"), ("sum", "q8_0"), ("qv", "f32")] {
+        let (adapters, tokens) = (Case::named(case).sources(), Case::named(case).tokens("tokens"));
         let mut model = load(&GPU, "windowed", &adapters, Some(format));
-        let tokens = Case::named("sum").tokens("tokens");
-        let set = |index: u32| (0..3).filter(|bit| index >> bit & 1 == 1).collect::<AdapterSet>();
+        let chosen = |index: u32| (0..adapters.len()).filter(move |bit| index >> bit & 1 == 1);
+        let set = |index: u32| chosen(index).collect::<AdapterSet>();
         let alone: Vec<_> =
             (0..8).map(|index| logits(&GPU, &mut model, set(index), &tokens[..20], 1)).collect();
-        assert!((1..8).all(|index| difference(&alone[index], &alone[0]) > 1e-2));
+        let changed = |index: &u32| difference(&alone[*index as usize], &alone[0]) > 1e-2;
+        assert!((0..8).filter(|index| chosen(*index).count() > 0).all(|index| changed(&index)));
 
         let mut sequences: Vec<_> = (0..8).map(|index| model.sequence().anew(set(index))).collect();
         for (at, token) in tokens[..20].iter().enumerate() {
@@ -153,12 +155,31 @@ fn rows_with_different_adapters_share_a_batch() {
                     assert_eq!(
                         found,
                         &alone[index][at * vocab..][..vocab],
-                        "{format}, adapters {index}, token {at}"
+                        "{case}, {format}, adapters {index}, token {at}"
                     );
                 }
             }
         }
     }
+}
+
+/// A product that has adapters leaves the norm beside it alone, and what follows it in batches with adapters.
+#[test]
+fn products_without_adapters_do_what_follows_them() {
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
+    let mut model = Case::named("qv").load(&gpu);
+    let blocks = model.config.num_hidden_layers as u64;
+    let mut dispatches = |set| {
+        let mut sequence = model.sequence().anew(set);
+        let before = gpu.counters();
+        let mut chunks = [Chunk { sequence: &mut sequence, tokens: &[1], logits: LogitRows::Last }];
+        model.forward(&gpu, &mut chunks, None).unwrap();
+        gpu.wait().unwrap();
+        (gpu.counters() - before).dispatches
+    };
+    // Beside the blocks: embedding, norm and output projection.
+    assert_eq!(dispatches(AdapterSet::NONE), 7 * blocks + 3, "a norm more than without adapters");
+    assert_eq!(dispatches(AdapterSet::first(1)), 10 * blocks + 3, "the adapter's two, and the rotation");
 }
 
 /// Prompts of several texts with different adapters, computed by the kernels for many rows.
@@ -191,7 +212,7 @@ fn adapters_take_what_was_counted() {
     assert_eq!(gpu.memory_in_use() - before, adapter_bytes(&model.config, &model.options, &adapters));
 }
 
-/// Where steps are not fused, which they are only in models without adapters.
+/// Where nothing is fused: norms are, but not those beside a product that has adapters.
 #[test]
 fn without_adapters_nothing_changes() {
     let case = Case::named("sum");

@@ -54,6 +54,25 @@ fn product(gpu: &Gpu, matrix: &Matrix, x: &Tensor, y: &Tensor, count: u32, fused
     gpu.replay(&recording, &[count.into()], None).unwrap();
 }
 
+/// `x · weightᵀ`, and what follows it: with it or after it.
+fn product_and(
+    gpu: &Gpu,
+    matrix: &Matrix,
+    x: &Tensor,
+    y: &Tensor,
+    count: u32,
+    epilogue: Epilogue,
+    fuse: bool,
+) {
+    let own = Fused { eps: None, epilogue: fuse.then_some(epilogue) };
+    product(gpu, matrix, x, y, count, &own);
+    if !fuse {
+        let mut recording = Recording::default();
+        epilogue.record(gpu, &mut recording).unwrap();
+        gpu.replay(&recording, &[count.into()], None).unwrap();
+    }
+}
+
 fn rows(tensor: &Tensor, gpu: &Gpu) -> Vec<f32> {
     block_on(tensor.download(gpu, tensor.rows)).unwrap()
 }
@@ -109,27 +128,28 @@ fn norm_between_two_products() {
     }
 }
 
+/// The same bits as in two steps.
 #[test]
 fn gate_of_a_product() {
     each(|gpu, format, name| {
         let matrix = matrix(format, 2 * 35, format.round_up(300));
         let values = noise(4, 8 * matrix.cols);
         let expected = reference::swiglu(&reference::matmul(&matrix, &values));
-        let run = |count: usize| {
+        let gated = |count: usize, fuse: bool| {
             let x =
                 Tensor::from_values(gpu, "x", &values[..count * matrix.cols], matrix.cols as u32).unwrap();
             let count = count as u32;
             let [gate_up, y] = [70, 35].map(|cols| Tensor::zeros(gpu, "y", count, cols).unwrap());
             let swiglu = Swiglu { gate_up: &gate_up, y: Activation::F32(&y), per_row: 1 };
-            let epilogue = Some(Epilogue::Swiglu(swiglu));
-            product(gpu, &matrix, &x, &gate_up, count, &Fused { eps: None, epilogue });
+            product_and(gpu, &matrix, &x, &gate_up, count, Epilogue::Swiglu(swiglu), fuse);
             rows(&y, gpu)
         };
-        let all = run(8);
+        let all = gated(8, true);
         let error = difference(&all, &expected) / largest(&expected);
         assert!(error <= 3e-6, "{name}, {}: {error:e}", format.name);
+        assert_eq!(gated(8, false), all, "{name}, {}: two steps", format.name);
         for count in [1, 2, 5] {
-            assert_eq!(run(count), all[..count * 35], "{name}, {}, {count} rows", format.name);
+            assert_eq!(gated(count, true), all[..count * 35], "{name}, {}, {count} rows", format.name);
         }
     });
 }
@@ -163,22 +183,14 @@ fn rotation_of_a_product() {
                 let segments = std::slice::from_ref(&segment);
                 let (qkv, q, table_of_rows, rope) = (&qkv, &q, &table_of_rows, &rope);
                 let rope_kv = RopeKv { qkv, q, rows: table_of_rows, rope, segments, shape };
-                if fuse {
-                    let epilogue = Some(Epilogue::RopeKv(rope_kv));
-                    product(gpu, &matrix, &x, qkv, count, &Fused { eps: None, epilogue });
-                } else {
-                    product(gpu, &matrix, &x, qkv, count, &Fused::default());
-                    let mut recording = Recording::default();
-                    rope_kv.record(gpu, &mut recording).unwrap();
-                    gpu.replay(&recording, &[count.into()], None).unwrap();
-                }
+                product_and(gpu, &matrix, &x, qkv, count, Epilogue::RopeKv(rope_kv), fuse);
                 let words = block_on(gpu.download::<u32>(&[segment.k.clone(), segment.v.clone()])).unwrap();
                 (rows(q, gpu), words)
             };
             for count in [1, 8] {
                 let ((found, words), (expected, expected_words)) = (run(count, true), run(count, false));
                 let what = format!("{name}, {}, {kv:?}, {count} rows", format.name);
-                assert!(difference(&found, &expected) <= 1e-6 * largest(&expected), "{what}");
+                assert_eq!(found, expected, "{what}");
                 assert_eq!(words, expected_words, "{what}");
             }
         }

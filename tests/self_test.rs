@@ -148,9 +148,7 @@ fn faults_are_found() {
         ("half", "(value + (1u << (shift - 1u)) - 1u + odd)", "value", |variant| {
             of(variant, &["rope_kv", "mat_vec_rope_kv"])
         }),
-        ("rope", "x.x * turn.x - x.y", "x.x * turn.x + x.y", |variant| {
-            of(variant, &["rope_kv", "mat_vec_rope_kv"])
-        }),
+        ("rope", "-x.y * turn.y", "x.y * turn.y", |variant| of(variant, &["rope_kv", "mat_vec_rope_kv"])),
         ("epilogue/rms_norm", "fma(value, value, squares)", "value * value", |variant| {
             of(variant, &["mat_vec_rms_norm"])
         }),

@@ -35,10 +35,10 @@ impl Adapters {
         AdapterSet::first(self.count)
     }
 
-    /// What they change of block `index`, if `wanted`.
-    pub fn layer(&self, index: usize, wanted: bool) -> &LayerAdapters {
+    /// What they change of block `index`.
+    pub fn layer(&self, index: usize) -> &LayerAdapters {
         static NONE: LayerAdapters = LayerAdapters { qkv: None, o: None, gate_up: None, down: None };
-        self.layers.get(index).filter(|_| wanted).unwrap_or(&NONE)
+        self.layers.get(index).unwrap_or(&NONE)
     }
 
     /// Uploads `adapters`, the first of which is number 0.

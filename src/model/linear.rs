@@ -19,8 +19,9 @@ pub(super) struct Linear<'a> {
     pub rows: &'a Buffer,
     /// Which of them those of `x` and `y` are; `None`: the same.
     pub row_ids: Option<&'a Buffer>,
-    /// Whether it may do what follows, too.
-    pub fuse: bool,
+    /// Whether it may do a half of the norm before it or after it, too, which rounds differently than a norm by itself: the
+    /// same in every batch, or a row's bits would depend on the others.
+    pub norms: bool,
 }
 
 impl<'a> Linear<'a> {
@@ -44,7 +45,8 @@ impl<'a> Linear<'a> {
     /// # Errors
     /// As [`Gpu::kernel`].
     pub fn fuses(&self, gpu: &Gpu, epilogue: &Epilogue) -> Result<bool> {
-        self.all(|product| product.fuses(gpu, epilogue))
+        let may = self.norms || !matches!(epilogue, Epilogue::RmsNorm(_));
+        Ok(may && self.all(|product| product.fuses(gpu, epilogue))?)
     }
 
     /// Whether it can read activations whose norm is unfinished.
@@ -52,13 +54,14 @@ impl<'a> Linear<'a> {
     /// # Errors
     /// As [`Gpu::kernel`].
     pub fn finishes_norm(&self, gpu: &Gpu) -> Result<bool> {
-        Ok(matches!(self.input(gpu)?, Activation::F32(_))
+        Ok(self.norms
+            && matches!(self.input(gpu)?, Activation::F32(_))
             && self.all(|product| Ok(product.weight.order.is_none() && product.finishes_norm(gpu)?))?)
     }
 
     fn all(&self, can: impl Fn(&Matmul) -> Result<bool>) -> Result<bool> {
         let each = self.products.iter().map(can).collect::<Result<Vec<_>>>()?;
-        Ok(self.fuse && self.adapters.is_none() && each.into_iter().all(|can| can))
+        Ok(self.adapters.is_none() && each.into_iter().all(|can| can))
     }
 
     /// Appends the steps.

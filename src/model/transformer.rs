@@ -309,9 +309,10 @@ impl Model {
         }
         if let Some(rows) = key.logit_rows {
             let (weight, row_ids) = (&self.weights.norm, Some(&a.logit_rows));
-            let adapters = self.adapters.lm_head.as_ref().filter(|_| key.adapters);
+            let adapters = self.adapters.lm_head.as_ref();
             let lm_head = slice::from_ref(self.weights.lm_head());
-            let lm_head = self.linear("lm_head", lm_head, adapters, &a.final_norm, &self.logits, rows);
+            let key = RecordingKey { rows, ..key };
+            let lm_head = self.linear("lm_head", lm_head, adapters, &a.final_norm, &self.logits, key);
             let lm_head = Linear { row_ids, ..lm_head };
             let wanted = lm_head.input(gpu)?;
             // The last of the hidden states.
@@ -331,17 +332,17 @@ impl Model {
     /// The first product of attention, and the weight of the norm before it.
     fn qkv(&self, index: usize, key: RecordingKey) -> (Linear<'_>, &Buffer) {
         let (a, layer) = (&self.activations, &self.weights.layers[index]);
-        let adapters = self.adapters.layer(index, key.adapters).qkv.as_ref();
-        (self.linear("qkv", &layer.qkv, adapters, &a.normed, &a.qkv, key.rows), &layer.input_norm)
+        let adapters = self.adapters.layer(index).qkv.as_ref();
+        (self.linear("qkv", &layer.qkv, adapters, &a.normed, &a.qkv, key), &layer.input_norm)
     }
 
     /// The first product of the feed-forward layer, and the weight of the norm before it.
     fn gate_up(&self, index: usize, key: RecordingKey) -> (Linear<'_>, &Buffer) {
         let (a, layer) = (&self.activations, &self.weights.layers[index]);
-        let adapters = self.adapters.layer(index, key.adapters).gate_up.as_ref();
+        let adapters = self.adapters.layer(index).gate_up.as_ref();
         let first = match &layer.router {
             Some(router) => self.router(router, key),
-            None => self.linear("gate_up", &layer.gate_up, adapters, &a.normed, &a.gate_up, key.rows),
+            None => self.linear("gate_up", &layer.gate_up, adapters, &a.normed, &a.gate_up, key),
         };
         (first, &layer.post_attention_norm)
     }
@@ -378,7 +379,7 @@ impl Model {
     ) -> Result<Option<f32>> {
         let a = &self.activations;
         let segments = &self.cache.layers[index];
-        let adapters = self.adapters.layer(index, key.adapters);
+        let adapters = self.adapters.layer(index);
         let (class, first_segment) = self.cache.class_of(index);
         let (rows, shape) = (&a.rows[class], self.cache.shape);
         let items = first_segment..first_segment + segments.len();
@@ -389,7 +390,7 @@ impl Model {
         let rope_kv = RopeKv { qkv: &a.qkv, q: &a.q, rows, rope: &self.rope.table, segments, shape };
         qkv.record_with(gpu, recording, eps, Epilogue::RopeKv(rope_kv))?;
         let o = &self.weights.layers[index].o;
-        let o = self.linear("o", o, adapters.o.as_ref(), &a.attended, &a.delta, key.rows);
+        let o = self.linear("o", o, adapters.o.as_ref(), &a.attended, &a.delta, key);
         let wanted = o.input(gpu)?;
         let y = if shape.whole_blocks() { wanted } else { Activation::F32(&a.attended.f32) };
         Attention {
@@ -428,9 +429,8 @@ impl Model {
             }
             return Ok(None);
         }
-        let adapters = self.adapters.layer(index, key.adapters);
-        let down =
-            self.linear("down", &layer.down, adapters.down.as_ref(), &a.intermediate, &a.delta, key.rows);
+        let adapters = self.adapters.layer(index);
+        let down = self.linear("down", &layer.down, adapters.down.as_ref(), &a.intermediate, &a.delta, key);
         let swiglu = Swiglu { gate_up: &a.gate_up, y: down.input(gpu)?, per_row: 1 };
         self.gate_up(index, key).0.record_with(gpu, recording, eps, Epilogue::Swiglu(swiglu))?;
         match next {
@@ -443,9 +443,9 @@ impl Model {
     fn router<'a>(&'a self, router: &'a Weight, key: RecordingKey) -> Linear<'a> {
         let a = &self.activations;
         let logits = &a.experts.as_ref().expect("a mixture of experts").logits;
-        let mut router = self.linear("router", slice::from_ref(router), None, &a.normed, logits, key.rows);
+        let mut router = self.linear("router", slice::from_ref(router), None, &a.normed, logits, key);
         router.products.iter_mut().for_each(|product| product.x_q8 = None);
-        Linear { fuse: false, ..router }
+        Linear { norms: false, ..router }
     }
 
     /// `delta = Σ weight · down(silu(gate) * up)` of the normed `x`, over the experts that the router chooses for each
@@ -462,7 +462,7 @@ impl Model {
         let a = &self.activations;
         let ExpertActivations { logits, routes, x, y } = experts;
         let of_experts = |label, weights, x, y| {
-            let mut linear = self.linear(label, weights, None, x, y, key.rows);
+            let mut linear = self.linear(label, weights, None, x, y, key);
             linear.products.iter_mut().for_each(|product| product.experts = Some(routes));
             linear
         };
@@ -480,7 +480,7 @@ impl Model {
         ExpertSum { x: y, routes, y: &a.delta }.record(gpu, recording)
     }
 
-    /// `y = x · weightᵀ` of a stack of weights, and what `adapters` add to it.
+    /// `y = x · weightᵀ` of a stack of weights, and what `adapters` add to it in batches that have any.
     fn linear<'a>(
         &'a self,
         label: &'static str,
@@ -488,16 +488,15 @@ impl Model {
         adapters: Option<&'a LoraFactors>,
         x: &'a ProductInput,
         y: &'a Tensor,
-        rows: RowCount,
+        key: RecordingKey,
     ) -> Linear<'a> {
-        let a = &self.activations;
+        let (a, rows) = (&self.activations, key.rows);
         let (x, x_q8, counts) = (&x.f32, Some(&x.q8), &a.counts);
         let product = |weight| Matmul { weight, x, x_q8, y, rows, counts, experts: None, label };
         let products = weights.iter().map(product).collect();
-        let (adapters, ordered) = (adapters.zip(self.adapters.h.as_ref()), a.ordered.as_ref());
-        // Fused kernels may round differently: with adapters, a text's bits would depend on which others are in the batch.
-        let fuse = self.adapters.count == 0;
-        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None, fuse }
+        let (norms, ordered) = (adapters.is_none(), a.ordered.as_ref());
+        let adapters = adapters.filter(|_| key.adapters).zip(self.adapters.h.as_ref());
+        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None, norms }
     }
 }
 

@@ -10,9 +10,9 @@ use crate::{
 /// The operation that follows a product and reads its outputs.
 #[derive(Debug, Clone, Copy)]
 pub enum Epilogue<'a> {
-    /// Of `gate_up`, the outputs.
+    /// Of `gate_up`, the outputs: to the bit what a step of its own makes of them.
     Swiglu(Swiglu<'a>),
-    /// Of `qkv`, the outputs.
+    /// Of `qkv`, the outputs: to the bit what a step of its own makes of them.
     RopeKv(RopeKv<'a>),
     /// Of `delta`, the outputs. Done with the product, it leaves a factor of each row to the product that reads `y`:
     /// [`Fused::eps`].
