@@ -26,17 +26,18 @@ fn open() -> Gpu {
 
 /// A device on which some variants of the norm take about a thousand times as long.
 fn slow(condition: &str) -> Gpu {
-    let (_, text) = SHADERS.iter().find(|(name, _)| *name == "rms_norm").unwrap();
     let place = "    var square_sum = 0.0;\n";
+    slow_at("rms_norm", place, &format!("{place}    {condition} {{ WASTE square_sum = waste * 1e-30; }}\n"))
+}
+
+/// A device that wastes time at a place of one shader.
+fn slow_at(module: &str, place: &str, wasteful: &str) -> Gpu {
+    let (_, text) = SHADERS.iter().find(|(name, _)| *name == module).unwrap();
     assert!(text.contains(place));
-    let waste = format!(
-        "{place}    {condition} {{
-            var waste = 0.0;
-            for (var i = 0u; i < 200000u; i++) {{ waste = fma(waste, 0.5, f32(i)); }}
-            square_sum = waste * 1e-30;
-        }}\n"
-    );
-    let shaders = HashMap::from([("rms_norm".to_owned(), text.replace(place, &waste))]);
+    let waste = "var waste = 0.0;
+        for (var i = 0u; i < 200000u; i++) { waste = fma(waste, 0.5, f32(i)); }";
+    let text = text.replace(place, &wasteful.replace("WASTE", waste));
+    let shaders = HashMap::from([(module.to_owned(), text)]);
     block_on(Gpu::open(&GpuOptions { shaders, ..Default::default() })).unwrap()
 }
 
@@ -75,6 +76,47 @@ fn the_fastest_is_chosen() {
         // What is wrong stays out, fast or not.
         gpu.reject(format!("rms_norm/{fast_one}"));
         assert_ne!(norm(&gpu), fast_one);
+    }
+}
+
+#[test]
+fn the_faster_form_of_a_step_is_chosen() {
+    let config = ModelConfig::synthetic("tiny").unwrap();
+    let options = ModelOptions { context: 64, max_rows: 16, ..Default::default() };
+    let format = by_name("f16").unwrap();
+    let place = "= silu(gate) * up;";
+    let fused = ("epilogue/swiglu", place, "= silu(gate) * up; { WASTE y[0] += waste * 1e-30; }");
+    let place = "silu(pair.x) * pair.y;";
+    let separate = ("swiglu", place, "silu(pair.x) * pair.y; { WASTE y[0] += waste * 1e-30; }");
+    for ((module, place, wasteful), faster, per_block) in [(fused, "separate", 10), (separate, "fused", 6)] {
+        let dir = tempfile::tempdir().unwrap();
+        let tuned = |gpu: &Gpu| {
+            // Reads what was kept, and measures nothing itself.
+            let shapes = TuneShapes { budget: Duration::ZERO, ..shapes() };
+            ensure_tuned(gpu, &shapes, Tune::Once, Some(dir.path()), &mut |_, _| {}).unwrap();
+            ensure_form_tuned(gpu, &config, &options, format, Tune::Once, Some(dir.path())).unwrap();
+        };
+        let gpu = slow_at(module, place, wasteful);
+        tuned(&gpu);
+        let rows = kept_tuning(&gpu, Some(dir.path()));
+        let row = rows.iter().find(|row| row.case == "block, f16 320x64").unwrap();
+        assert_eq!((row.variant.as_str(), row.seconds.len()), (faster, 2), "{row:?}");
+        // What a model does then: one block more is so many dispatches more.
+        let dispatches = |num_hidden_layers| {
+            let config = ModelConfig { num_hidden_layers, ..config.clone() };
+            let weights = Weights::allocate(&gpu, &config, format).unwrap();
+            let mut model = Model::new(&gpu, config, weights, options).unwrap();
+            let mut sequence = model.sequence();
+            let before = gpu.counters().dispatches;
+            let chunk = Chunk { sequence: &mut sequence, tokens: &[1], logits: LogitRows::None };
+            model.forward(&gpu, &mut [chunk], None).unwrap();
+            gpu.counters().dispatches - before
+        };
+        assert_eq!(dispatches(3) - dispatches(2), per_block, "{faster}");
+        let again = slow_at(module, place, wasteful);
+        tuned(&again);
+        assert_eq!(again.submissions(), 0, "known");
+        assert_eq!(again.preferred(&row.case).as_deref(), Some(faster));
     }
 }
 

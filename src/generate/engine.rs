@@ -14,8 +14,8 @@ use crate::{
     gpu::Gpu,
     model::{
         Adapter, AdapterSet, AdapterSource, Chunk, Fit, GenerationConfig, LogitRows, Model, ModelConfig,
-        ModelOptions, Progress, Stage, WeightFormats, adapter_bytes, attention_shape, expected_tensors,
-        tune_adapters, tune_shapes,
+        ModelOptions, Progress, Stage, WeightFormats, adapter_bytes, attention_shape, ensure_form_tuned,
+        expected_tensors, tune_adapters, tune_shapes,
     },
     ops::{SelfTestShapes, Tune, TuneShapes, ensure_self_test, ensure_tuned},
     quant::{Format, by_name},
@@ -177,6 +177,7 @@ impl Engine {
         ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
             progress(Stage::Tuning(total), done);
         })?;
+        ensure_form_tuned(&gpu, &config, &options.model, &formats, options.tune, None)?;
         let (source, adapters) = (source.clone(), adapters.to_vec());
         let plan = Plan { source, adapters, config: config.clone(), formats, options: options.model };
         let loaded = plan.load(gpu.clone(), checkpoint.as_ref(), progress);

@@ -19,7 +19,9 @@ pub(super) struct Linear<'a> {
     pub rows: &'a Buffer,
     /// Which of them those of `x` and `y` are; `None`: the same.
     pub row_ids: Option<&'a Buffer>,
-    /// Whether it may do a half of the norm before it or after it, too, which rounds differently than a norm by itself: the
+    /// Whether it may do what follows it, too.
+    pub fuse: bool,
+    /// Of that, whether it may do a half of the norm before it or after it, which rounds differently than a norm by itself: the
     /// same in every batch, or a row's bits would depend on the others.
     pub norms: bool,
 }
@@ -61,7 +63,7 @@ impl<'a> Linear<'a> {
 
     fn all(&self, can: impl Fn(&Matmul) -> Result<bool>) -> Result<bool> {
         let each = self.products.iter().map(can).collect::<Result<Vec<_>>>()?;
-        Ok(self.adapters.is_none() && each.into_iter().all(|can| can))
+        Ok(self.fuse && self.adapters.is_none() && each.into_iter().all(|can| can))
     }
 
     /// Appends the steps.

@@ -42,7 +42,7 @@ pub use stack::Rows;
 pub use synthetic::{SYNTHETIC, Synthetic};
 pub use tensors::{check, expected_tensors};
 pub use transformer::Model;
-pub use tune::tune_shapes;
+pub use tune::{ensure_form_tuned, tune_shapes};
 pub use weight_formats::{Stored, WeightFormats};
 pub(crate) use weights::EMBEDDING;
 pub use weights::{Layer, Weights, matrix_bytes};

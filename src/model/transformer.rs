@@ -13,6 +13,7 @@ use super::{
     adapters::Adapters,
     batch::Tables,
     linear::Linear,
+    tune::{FORMS, form_case},
     weights::Layer,
 };
 use crate::{
@@ -42,6 +43,8 @@ pub struct Model {
     rope: RopeTable,
     activations: Activations,
     recordings: HashMap<RecordingKey, Recording>,
+    /// Whether products of few rows do what follows them where they can.
+    pub(super) fuse: bool,
 }
 
 /// What a recording depends on.
@@ -84,7 +87,21 @@ impl Model {
         let sampled = gpu.allocate("sampled", 4 * 4 * u64::from(options.max_logit_rows))?;
         let recordings = HashMap::new();
         let adapters = Adapters::default();
-        Ok(Self { config, options, logits, sampled, weights, adapters, cache, rope, activations, recordings })
+        let [_, separate] = FORMS;
+        let fuse = gpu.preferred(&form_case(&weights)).as_deref() != Some(separate);
+        Ok(Self {
+            config,
+            options,
+            logits,
+            sampled,
+            weights,
+            adapters,
+            cache,
+            rope,
+            activations,
+            recordings,
+            fuse,
+        })
     }
 
     /// Gives it `adapters`, the first of which is number 0, and no others. [`Model::sequence`] has all of them.
@@ -496,7 +513,7 @@ impl Model {
         let products = weights.iter().map(product).collect();
         let (norms, ordered) = (adapters.is_none(), a.ordered.as_ref());
         let adapters = adapters.filter(|_| key.adapters).zip(self.adapters.h.as_ref());
-        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None, norms }
+        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None, fuse: self.fuse, norms }
     }
 }
 

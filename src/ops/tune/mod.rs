@@ -2,6 +2,7 @@
 //! the fastest of each operation. What suits one device starves another, and only a measurement tells.
 
 mod attention;
+mod form;
 mod linear;
 mod lora;
 mod pointwise;
@@ -13,6 +14,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use form::ensure_form;
 
 use super::{AttentionShape, LoraParts, Operation, RowCount, Variant, count};
 use crate::{
@@ -149,21 +152,32 @@ pub fn ensure_tuned(
         rows: Vec::new(),
         progress: (progress, 0, total as u64),
     };
-    match tuner.all(shapes, batches) {
-        Err(error) if error.kind() == ErrorKind::OutOfMemory => {
-            tracing::warn!("not all was measured: {error}")
-        }
-        done => done?,
-    }
+    as_far_as_memory_goes(tuner.all(shapes, batches))?;
     let measured = tuner.rows;
-    if !measured.is_empty() {
-        let mut rows: Vec<_> =
-            known.into_iter().filter(|row| measured.iter().all(|new| new.case != row.case)).collect();
-        rows.extend(measured);
-        rows.sort_by(|a, b| a.case.cmp(&b.case));
-        Kept::new(gpu, KIND, "", cache_dir).write(&serde_json::to_vec_pretty(&rows).expect("plain rows"));
-    }
+    keep(gpu, cache_dir, known, measured);
     Ok(())
+}
+
+fn as_far_as_memory_goes(measured: Result<()>) -> Result<()> {
+    match measured {
+        Err(error) if error.kind() == ErrorKind::OutOfMemory => {
+            tracing::warn!("not all was measured: {error}");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Keeps what was `known`, and in its place or beside it what was `measured`.
+fn keep(gpu: &Gpu, cache_dir: Option<&Path>, known: Vec<TuneRow>, measured: Vec<TuneRow>) {
+    if measured.is_empty() {
+        return;
+    }
+    let mut rows: Vec<_> =
+        known.into_iter().filter(|row| measured.iter().all(|new| new.case != row.case)).collect();
+    rows.extend(measured);
+    rows.sort_by(|a, b| a.case.cmp(&b.case));
+    Kept::new(gpu, KIND, "", cache_dir).write(&serde_json::to_vec_pretty(&rows).expect("plain rows"));
 }
 
 /// What [`ensure_tuned`] has kept of this device so far, in alphabetical order.
@@ -357,9 +371,14 @@ fn best(contenders: &[Contender]) -> f64 {
 
 /// Seconds until the device has run `recording`.
 fn run(gpu: &Gpu, recording: &Recording, one: &Use) -> Result<f64> {
+    timed(gpu, || gpu.replay(recording, &one.counts, None))
+}
+
+/// Seconds until the device has done what `submit` hands to it.
+fn timed(gpu: &Gpu, submit: impl FnOnce() -> Result<()>) -> Result<f64> {
     gpu.wait()?;
     let start = Instant::now();
-    gpu.replay(recording, &one.counts, None)?;
+    submit()?;
     gpu.wait()?;
     Ok(start.elapsed().as_secs_f64())
 }
