@@ -162,6 +162,27 @@ fn rows_beyond_the_count_are_not_written() {
     }
 }
 
+/// The largest codes of both factors, whose sums over half a block still fit into the half of a number that `pairs` has
+/// for them, in rows of either sign.
+#[test]
+fn sums_of_the_largest_codes_are_exact() {
+    let checked = each_mat_mat().into_iter().filter(|(variant, ..)| variant.name.ends_with("pairs"));
+    for (variant, gpu, formats) in checked {
+        for format in formats {
+            let cols = round_up(format, 64);
+            let weights: Vec<f32> = (0..2 * cols).map(|i| if i % 32 == 0 { 0.0 } else { 1.0 }).collect();
+            let matrix = Matrix::encode(format, 2, cols as usize, &weights);
+            let weight = Weight::from_matrix(&gpu, "weight", &matrix).unwrap();
+            let x: Vec<f32> = [1.0, -1.0, -1.0, 1.0, 1.0, 1.0, -1.0, -1.0]
+                .iter()
+                .flat_map(|x| vec![*x; cols as usize])
+                .collect();
+            let (y, multiplied) = product_of(&gpu, &weight, &x, RowCount::many(1, 8), 8);
+            assert_product(&y, &matrix, &multiplied, &format!("{}/{}", variant.name, format.name));
+        }
+    }
+}
+
 /// What a 16-bit float cannot hold counts as the largest that it can; infinity stays infinite.
 #[test]
 fn rounding_to_f16_makes_nothing_infinite() {

@@ -122,7 +122,12 @@ fn halves(variant: &str) -> bool {
 
 /// Variants that multiply integers.
 fn integers(variant: &str) -> bool {
-    variant.contains("integer")
+    variant.contains("integer") || pairs(variant)
+}
+
+/// Variants that multiply integers of two rows at once.
+fn pairs(variant: &str) -> bool {
+    variant.ends_with("pairs")
 }
 
 fn attention(variant: &str) -> bool {
@@ -135,7 +140,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 33] = [
+    let faults: [Fault; 34] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -168,8 +173,10 @@ fn faults_are_found() {
         ("mat_vec", "let sum = subgroupAdd", "let sum = nothing", |variant| {
             of(variant, &["mat_vec"]) && variant.ends_with("subgroup")
         }),
-        // Products of the fourth words, and a part of the correction for codes that are stored plus 8.
-        ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", integers),
+        // Products of the fourth words, of the fourth bytes of words, and a part of the correction for codes that are
+        // stored plus 8.
+        ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", |variant| integers(variant) && !pairs(variant)),
+        ("quant/pairs", "+ w[3] * x[3]", "", pairs),
         ("quant/activations", "+ sums.w", "", integers),
         ("quant/activations", "select(127.0 / largest", "select(100.0 / largest", |variant| {
             integers(variant) || of(variant, &["quantize", "rms_norm", "swiglu", "gather"])

@@ -64,6 +64,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "quant/layout",
     "quant/numbers_iq4",
     "quant/packed",
+    "quant/pairs",
     "quant/q4_0",
     "quant/q4_1",
     "quant/q4_k",

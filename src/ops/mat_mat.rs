@@ -3,7 +3,7 @@
 use super::{
     Operation, Variant,
     matmul::{EXPERTS, MatmulParams},
-    weight::{reads_f16, reads_integers, weight_key},
+    weight::{reads_f16, reads_integers, reads_small_integers, weight_key},
 };
 use crate::{
     gpu::{Capability, KernelKey},
@@ -84,12 +84,17 @@ fn short(shader: &'static str, shape: &MatMatShape) -> KernelKey {
     }
 }
 
-/// Each invocation computes 8 rows by 8 columns.
+/// Each invocation computes 16 rows by 8 columns; of few rows that experts share, each expert has fewer.
 fn registers(shape: &MatMatShape) -> KernelKey {
-    let (rows, cols, workgroup) = (8, 8, 32);
+    let rows = if shape.experts && shape.most == 16 { 8 } else { 16 };
+    let (cols, workgroup) = (8, 32);
     key("mat_mat_registers", shape, [rows, cols * workgroup])
         .constant("COLS", cols)
         .constant("WORKGROUP", workgroup)
+}
+
+fn registers_integer(shape: &MatMatShape) -> KernelKey {
+    KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..registers(shape) }
 }
 
 /// Subgroups multiply matrices of `size`. A subgroup of 32, of which there are four, has one slot of the tile:
@@ -137,13 +142,11 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
         Variant { name: "baseline", fits: |_| true, key: baseline },
         // These need no barrier, but have so few invocations that they starve a GPU: faster on a CPU.
         Variant {
-            name: "registers_integer",
-            fits: integer,
-            key: |shape| KernelKey {
-                needs: &[Capability::Integer, Capability::Subgroup],
-                ..registers(shape)
-            },
+            name: "registers_pairs",
+            fits: |shape| integer(shape) && reads_small_integers(shape.format),
+            key: |shape| registers_integer(shape).flag("pairs", true),
         },
+        Variant { name: "registers_integer", fits: integer, key: registers_integer },
         Variant {
             name: "registers",
             fits: |_| true,

@@ -276,6 +276,11 @@ pub(super) fn reads_integers(format: &Format) -> bool {
     format.scale_halves > 0
 }
 
+/// Whether `weight_codes` are 0 to 15, so that `quant/pairs` multiplies them.
+pub(super) fn reads_small_integers(format: &Format) -> bool {
+    matches!(format.name, "q4_0" | "q4_1" | "q4_k" | "int4")
+}
+
 uniform! {
     struct FillParams { blocks: u32, first_pair: u32, seed: u32 }
 }
