@@ -6,7 +6,7 @@ mod device;
 
 use std::{fs, path::Path, sync::Arc};
 
-use device::{GPU, difference, largest};
+use device::{GPU, difference, largest, stands_for_others};
 use mistral_wgpu::{
     apps::Summarizer,
     checkpoint::Checkpoint,
@@ -165,10 +165,11 @@ fn coarse(key: &KernelKey) -> bool {
     key.needs.contains(&Capability::Integer) || !key.flags.is_empty()
 }
 
-/// Every runnable variant of an operation with the usual formats, and the first of the table with all others.
+/// Every runnable variant of an operation with the usual formats, and the first of the table with those that stand for the
+/// others.
 fn variants<S>(operation: &Operation<S>, few: bool, shape: impl Fn(&'static Format) -> S) {
     let (all, some) = (texts(TEXTS), texts(FEW_TEXTS));
-    for format in FORMATS {
+    for format in FORMATS.into_iter().filter(|format| stands_for_others(format)) {
         let shape = shape(format);
         let usual = ["q8_0", "q4_0"].contains(&format.name);
         let texts = if usual { &all } else { &some };
