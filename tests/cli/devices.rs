@@ -57,15 +57,17 @@ fn self_test_and_tuning_run_once_and_can_be_skipped() {
         serde_json::from_slice::<Value>(&output.stdout).unwrap().as_array().unwrap().clone()
     };
     assert!(kept(&["--no-self-test", "--no-tune"]).is_empty() && tuning().is_empty());
-    assert_eq!(kept(&["--no-tune"]), ["self-test"]);
-    assert_eq!(kept(&[]), ["self-test", "tuning"]);
+    // What concerns every model, attention, the products of a format, and those with a rotation.
+    let tested = |parts, more: &[&'static str]| [&vec!["self-test"; parts], more].concat();
+    assert_eq!(kept(&["--no-tune"]), tested(4, &[]));
+    assert_eq!(kept(&[]), tested(4, &["tuning"]));
     let measured = tuning();
     assert!(measured.iter().any(|row| row["case"] == "mat_vec, f16 64x64"), "{measured:?}");
-    assert_eq!(kept(&[]), ["self-test", "tuning"]);
+    assert_eq!(kept(&[]), tested(4, &["tuning"]));
     assert_eq!(tuning(), measured);
     kept(&["--retune"]);
     assert_ne!(tuning(), measured, "measured anew");
-    assert_eq!(kept(&["--weights", "q8_0"]), ["self-test", "self-test", "tuning"]);
+    assert_eq!(kept(&["--weights", "q8_0"]), tested(6, &["tuning"]));
     assert!(tuning().len() > measured.len());
 }
 
