@@ -36,16 +36,19 @@ fn options() -> ModelOptions {
     }
 }
 
+fn load(gpu: &Arc<Gpu>, source: &ModelSource, weights: &str, model: ModelOptions) -> Arc<Engine> {
+    let weights = by_name(weights);
+    let (skip_self_test, tune) = (true, Tune::Never);
+    let options = EngineOptions { weights, model, skip_self_test, tune, ..Default::default() };
+    block_on(Engine::load(gpu.clone(), source, &options, &mut |_, _| {})).unwrap()
+}
+
+fn open(options: &GpuOptions) -> Arc<Gpu> {
+    Arc::new(block_on(Gpu::open(options)).unwrap())
+}
+
 fn engine(name: &str, model: ModelOptions) -> Arc<Engine> {
-    let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
-    let options = EngineOptions {
-        weights: by_name("f32"),
-        model,
-        skip_self_test: true,
-        tune: Tune::Never,
-        ..Default::default()
-    };
-    block_on(Engine::load(gpu, &ModelSource::Folder(folder(name)), &options, &mut |_, _| {})).unwrap()
+    load(&open(&GpuOptions::default()), &ModelSource::Folder(folder(name)), "f32", model)
 }
 
 fn prompt(length: usize, vocab: u32) -> Vec<u32> {
@@ -426,17 +429,8 @@ fn logits_that_are_no_numbers_are_an_error() {
         .for_each(|value| value.copy_from_slice(&3e38f32.to_le_bytes()));
     std::fs::write(&path, bytes).unwrap();
 
-    let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
-    let options = EngineOptions {
-        weights: by_name("f32"),
-        model: options(),
-        skip_self_test: true,
-        tune: Tune::Never,
-        ..Default::default()
-    };
-    let engine =
-        block_on(Engine::load(gpu, &ModelSource::Folder(dir.path().into()), &options, &mut |_, _| {}))
-            .unwrap();
+    let source = ModelSource::Folder(dir.path().into());
+    let engine = load(&open(&GpuOptions::default()), &source, "f32", options());
     let mut session = engine.session();
     session.feed(&[1, 2, 3]);
     assert_eq!(generate(&mut session, greedy()).unwrap_err().kind(), ErrorKind::NonFinite);
@@ -473,18 +467,10 @@ fn quantized_models_compute_with_their_decoded_weights() {
     let tokens = Golden::open("models/full/golden.safetensors").ids("tokens");
     // Without kernels that round activations.
     let disable = "f16,integer,cooperative_matrix".parse().unwrap();
-    let gpu = Arc::new(block_on(Gpu::open(&GpuOptions { disable, ..Default::default() })).unwrap());
+    let gpu = open(&GpuOptions { disable, ..Default::default() });
     let logits = |dir: &Path, format| {
-        let options = EngineOptions {
-            weights: by_name(format),
-            model: options(),
-            skip_self_test: true,
-            tune: Tune::Never,
-            ..Default::default()
-        };
-        let source = ModelSource::Folder(dir.into());
-        let engine = block_on(Engine::load(gpu.clone(), &source, &options, &mut |_, _| {}));
-        block_on(engine.unwrap().logits(&tokens, false)).unwrap().0
+        let engine = load(&gpu, &ModelSource::Folder(dir.into()), format, options());
+        block_on(engine.logits(&tokens, false)).unwrap().0
     };
     let exact = logits(&folder("full"), "f32");
     for name in ["f16", "bf16", "q8_0", "q4_0"] {
@@ -498,17 +484,8 @@ fn quantized_models_compute_with_their_decoded_weights() {
 
 #[test]
 fn synthetic_models_need_no_file() {
-    let gpu =
-        Arc::new(block_on(Gpu::open(&GpuOptions { floor_limits: true, ..Default::default() })).unwrap());
-    let source: ModelSource = "synthetic:tiny".parse().unwrap();
-    let options = EngineOptions {
-        weights: by_name("q4_0"),
-        model: options(),
-        skip_self_test: true,
-        tune: Tune::Never,
-        ..Default::default()
-    };
-    let engine = block_on(Engine::load(gpu, &source, &options, &mut |_, _| {})).unwrap();
+    let gpu = open(&GpuOptions { floor_limits: true, ..Default::default() });
+    let engine = load(&gpu, &"synthetic:tiny".parse().unwrap(), "q4_0", options());
     let mut session = engine.session();
     session.feed(&[1]);
     let text = generate(&mut session, greedy()).unwrap();

@@ -11,6 +11,7 @@ use crate::{
     Result,
     gpu::Gpu,
     ops::{Tune, TuneMatrix, TuneShapes, ensure_form},
+    quant::Format,
 };
 
 /// Keys that kernels are measured over, in models that see so many.
@@ -60,9 +61,8 @@ pub fn tune_shapes(
 }
 
 /// What [`FORMS`] of a step are known by: the first product of the feed-forward layer stands for the block.
-pub(super) fn form_case(weights: &Weights) -> String {
-    let gate_up = &weights.layers[0].gate_up[0];
-    format!("block, {} {}x{}", gate_up.format.name, gate_up.rows, gate_up.cols)
+pub(super) fn form_case(format: &Format, rows: u32, cols: u32) -> String {
+    format!("block, {} {rows}x{cols}", format.name)
 }
 
 /// Makes `gpu` prefer the faster form of a step, by generating with the first blocks of such a model, their weights being zero: see
@@ -89,7 +89,9 @@ pub fn ensure_form_tuned(
     let config = of_blocks((BLOCKS_BYTES / bytes).clamp(1, config.num_hidden_layers as u64) as usize);
     let options =
         ModelOptions { context: 64, cache_tokens: None, max_rows: 1, max_logit_rows: 1, ..*options };
-    let case = form_case(&Weights::allocate(gpu, &of_blocks(1), &formats)?);
+    let [_, _, gate_up, _] = Stack::of_block(&config, 0);
+    let first = &gate_up.runs(&formats)[0];
+    let case = form_case(first.format, first.rows, first.cols);
     ensure_form(gpu, &case, &FORMS, tune, cache_dir, || {
         let model = |form: &str| {
             let weights = Weights::allocate(gpu, &config, &formats)?;
