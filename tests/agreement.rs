@@ -25,7 +25,7 @@ fn demo() -> &'static Path {
 }
 
 /// Texts of each kind, and fewer for what is like others.
-const TEXTS: usize = 10;
+const TEXTS: usize = 6;
 const FEW_TEXTS: usize = 3;
 
 /// Prompt and right answer as tokens, and how many of them are the prompt.
