@@ -197,6 +197,8 @@ pub(super) fn submit(engine: &Engine, state: &mut State, parts: &mut [Part]) -> 
         }
     }
     let State { gpu, model, sampling, .. } = state;
+    // Written first, so that all that is encoded below can be one submission.
+    let choice = Choice::write(gpu, model, sampling, parts, rows)?;
     let inputs: Vec<_> = parts.iter_mut().map(Part::inputs).collect();
     let mut chunks = Vec::with_capacity(parts.len());
     for (part, tokens) in parts.iter_mut().zip(&inputs) {
@@ -205,72 +207,84 @@ pub(super) fn submit(engine: &Engine, state: &mut State, parts: &mut [Part]) -> 
     }
     model.forward(gpu, &mut chunks, None)?;
     let decoding = inputs.iter().map(Vec::len).sum::<usize>() == rows;
-    Ok(Flight { decoding, ..choose(gpu, model, sampling, parts, rows)? })
+    choice.submit(gpu, model, sampling, decoding)
 }
 
 /// The part of a step that follows the forward pass.
-fn choose(
-    gpu: &Arc<Gpu>,
-    model: &Model,
-    sampling: &mut Sampling,
-    parts: &[Part],
+struct Choice {
+    parts: Vec<FlightPart>,
+    /// Rows of logits.
     rows: usize,
-) -> Result<Flight> {
-    let mut counts = vec![0; count::LOGIT_ROWS + 1];
-    counts[count::LOGIT_ROWS] = rows as u64;
-    if parts.iter().any(|part| part.sampler.adjusts() || part.allowed.is_some()) {
-        write_adjustments(gpu, sampling, parts)?;
-        gpu.replay(&sampling.adjust, &counts, None)?;
-    }
+    first_slot: u64,
+    /// Whether logits are changed.
+    adjusts: bool,
+    /// Whether more than the candidates may be needed.
+    may_need_all: bool,
+}
 
-    let capacity = model.sampled.size() / 4;
-    let first_slot = sampling.take_slots(rows, capacity);
-    let (mut table, mut choices) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-    let mut flight_parts = Vec::with_capacity(parts.len());
-    for part in parts {
-        let (row, filters) = (part.sampler.top_k_row(), part.sampler.filters());
-        let first = table.len();
-        let draws: Vec<_> =
-            (part.position()..).map(|at| part.sampler.draw(part.sample, at)).take(part.rows()).collect();
-        for draw in &draws {
-            let slot = (first_slot + table.len() as u64) % capacity;
-            choices.push(SampleRow::new(row.k, &filters, *draw, slot as u32));
-            table.push(row);
+impl Choice {
+    /// Writes the tables of a choice for `parts`, which have `rows` rows of logits.
+    fn write(gpu: &Gpu, model: &Model, sampling: &mut Sampling, parts: &[Part], rows: usize) -> Result<Self> {
+        let adjusts = parts.iter().any(|part| part.sampler.adjusts() || part.allowed.is_some());
+        if adjusts {
+            write_adjustments(gpu, sampling, parts)?;
         }
-        let (sampler, proposed) = (part.sampler.clone(), part.proposed().to_vec());
-        flight_parts.push(FlightPart { sampler, row, first, proposed, draws });
+        let capacity = model.sampled.size() / 4;
+        let first_slot = sampling.take_slots(rows, capacity);
+        let (mut table, mut choices) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        let mut flight_parts = Vec::with_capacity(parts.len());
+        for part in parts {
+            let (row, filters) = (part.sampler.top_k_row(), part.sampler.filters());
+            let first = table.len();
+            let draws: Vec<_> =
+                (part.position()..).map(|at| part.sampler.draw(part.sample, at)).take(part.rows()).collect();
+            for draw in &draws {
+                let slot = (first_slot + table.len() as u64) % capacity;
+                choices.push(SampleRow::new(row.k, &filters, *draw, slot as u32));
+                table.push(row);
+            }
+            let (sampler, proposed) = (part.sampler.clone(), part.proposed().to_vec());
+            flight_parts.push(FlightPart { sampler, row, first, proposed, draws });
+        }
+        gpu.write(&sampling.rows, 0, &table);
+        gpu.write(&sampling.choices, 0, &choices);
+        let may_need_all = parts.iter().any(|part| part.sampler.may_need_all());
+        Ok(Self { parts: flight_parts, rows, first_slot, adjusts, may_need_all })
     }
-    gpu.write(&sampling.rows, 0, &table);
-    gpu.write(&sampling.choices, 0, &choices);
-    gpu.replay(&sampling.choose, &counts, None)?;
 
-    let row_bytes = u64::from(model.logits.stride()) * 4;
-    let logits = if parts.iter().any(|part| part.sampler.may_need_all()) {
-        let from = model.logits.buffer.slice(0, rows as u64 * row_bytes);
-        let buffer = sampling.copy_of_logits(gpu, from.size())?;
-        let mut copy = Recording::default();
-        copy.copy(&from, &buffer);
-        gpu.replay(&copy, &counts, None)?;
-        Some(buffer)
-    } else {
-        None
-    };
-    let records = sampling.records.slice(0, (rows * size_of::<TopKRecord>()) as u64);
-    let sampled = model.sampled.slice(first_slot % capacity * 4, rows as u64 * 4);
-    let download = gpu.fetch(&[records, sampled])?;
-    let (vocab, spare) = (model.config.vocab_size as u32, sampling.spare.clone());
-    let gpu = gpu.clone();
-    Ok(Flight {
-        gpu,
-        parts: flight_parts,
-        download,
-        logits,
-        row_bytes,
-        vocab,
-        first_slot,
-        decoding: true,
-        spare,
-    })
+    fn submit(
+        self,
+        gpu: &Arc<Gpu>,
+        model: &Model,
+        sampling: &mut Sampling,
+        decoding: bool,
+    ) -> Result<Flight> {
+        let Self { parts, rows, first_slot, adjusts, may_need_all } = self;
+        let mut counts = vec![0; count::LOGIT_ROWS + 1];
+        counts[count::LOGIT_ROWS] = rows as u64;
+        if adjusts {
+            gpu.replay(&sampling.adjust, &counts, None)?;
+        }
+        gpu.replay(&sampling.choose, &counts, None)?;
+        let row_bytes = u64::from(model.logits.stride()) * 4;
+        let logits = if may_need_all {
+            let from = model.logits.buffer.slice(0, rows as u64 * row_bytes);
+            let buffer = sampling.copy_of_logits(gpu, from.size())?;
+            let mut copy = Recording::default();
+            copy.copy(&from, &buffer);
+            gpu.replay(&copy, &counts, None)?;
+            Some(buffer)
+        } else {
+            None
+        };
+        let records = sampling.records.slice(0, (rows * size_of::<TopKRecord>()) as u64);
+        let slot = first_slot % (model.sampled.size() / 4);
+        let sampled = model.sampled.slice(slot * 4, rows as u64 * 4);
+        let download = gpu.fetch(&[records, sampled])?;
+        let (vocab, spare) = (model.config.vocab_size as u32, sampling.spare.clone());
+        let gpu = gpu.clone();
+        Ok(Flight { gpu, parts, download, logits, row_bytes, vocab, first_slot, decoding, spare })
+    }
 }
 
 fn write_adjustments(gpu: &Gpu, sampling: &Sampling, parts: &[Part]) -> Result<()> {

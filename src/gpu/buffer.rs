@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use futures::channel::oneshot;
 
-use super::{Gpu, budget::Share, host::thread_time, pace::Submission};
+use super::{Gpu, budget::Share, host::thread_time, pace::Submission, recording::Commands};
 use crate::{Error, ErrorKind, Result};
 
 /// A byte range of a device buffer; cloning shares the memory.
@@ -98,18 +98,19 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// Writes `contents`, a multiple of 4 bytes, at `offset`, before whatever is submitted next.
+    /// Writes `contents`, a multiple of 4 bytes, at `offset`, after all that was replayed so far.
     pub fn write<T: bytemuck::NoUninit>(&self, buffer: &Buffer, offset: u64, contents: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(contents);
         assert!(offset + bytes.len() as u64 <= buffer.size, "write past the end of a buffer");
         if !bytes.is_empty() {
+            self.submit_encoded();
             let start = thread_time();
             self.queue.write_buffer(&buffer.raw, buffer.offset + offset, bytes);
             self.count(0, (thread_time() - start).as_nanos() as u64);
         }
     }
 
-    /// Reads the buffers back, in order, after everything submitted so far.
+    /// Reads the buffers back, in order, after everything replayed so far.
     ///
     /// The future waits for the device inside its first poll; a server awaits it on a thread that
     /// may block.
@@ -121,8 +122,8 @@ impl Gpu {
         self.receive(self.fetch(buffers)?).await
     }
 
-    /// Has the device copy the buffers as they are after everything submitted so far, for
-    /// [`receive`](Self::receive). More work may be submitted before that.
+    /// Has the device copy the buffers as they are after everything replayed so far, for
+    /// [`receive`](Self::receive). More work may be given before that.
     ///
     /// # Errors
     /// As [`Gpu::allocate`].
@@ -134,13 +135,13 @@ impl Gpu {
         }
         let start = thread_time();
         let staging = self.staging(total)?;
-        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let mut commands = self.unsubmitted().take().unwrap_or_else(|| Commands::new(&self.device));
         let mut end = 0;
         for buffer in buffers {
-            encoder.copy_buffer_to_buffer(&buffer.raw, buffer.offset, &staging.raw, end, buffer.size);
+            commands.copy(buffer, &staging.slice(end, buffer.size));
             end += buffer.size;
         }
-        let submission = self.submit(Some(encoder.finish()), 0.0);
+        let submission = self.submit(Some(commands));
         self.count(0, (thread_time() - start).as_nanos() as u64);
         let (send, mapped) = oneshot::channel();
         staging.raw.map_async(wgpu::MapMode::Read, ..total, move |result| drop(send.send(result)));

@@ -16,6 +16,7 @@ use super::{
     kernel::Slot,
     pace::{Pace, Submission},
     pipelines::Pipelines,
+    recording::Commands,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -55,6 +56,7 @@ pub struct Gpu {
     pub(super) staging: Arc<Mutex<Vec<Buffer>>>,
     /// What runs recordings in place of the device.
     pub(super) executor: Option<Arc<Executor>>,
+    unsubmitted: Arc<Mutex<Option<Commands>>>,
     pace: Arc<Mutex<Pace>>,
     rejected: Arc<Mutex<HashSet<String>>>,
     preferred: Arc<Mutex<HashMap<String, String>>>,
@@ -135,6 +137,7 @@ impl Gpu {
             uniforms: Arc::default(),
             staging: Arc::default(),
             executor: None,
+            unsubmitted: Arc::default(),
             pace: Arc::new(Mutex::new(Pace::new(
                 options.submission_seconds.unwrap_or(0.1),
                 options.throttle,
@@ -241,11 +244,12 @@ impl Gpu {
         }
     }
 
-    /// Waits until the device has finished everything submitted, and reports what went wrong.
+    /// Waits until the device has finished everything replayed, and reports what went wrong.
     ///
     /// # Errors
     /// The first error since the last call, or the loss of the device.
     pub fn wait(&self) -> Result<()> {
+        self.submit_encoded();
         let last = self.pace().last();
         let waited = self.wait_for(last.as_ref(), |queue_empty| queue_empty);
         if let Some(last) = last {
@@ -296,6 +300,10 @@ impl Gpu {
         }
     }
 
+    pub(super) fn unsubmitted(&self) -> MutexGuard<'_, Option<Commands>> {
+        self.unsubmitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn pace(&self) -> MutexGuard<'_, Pace> {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -306,7 +314,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::wait`].
     pub fn flush(&self) -> Result<()> {
-        self.submit(None, 0.0);
+        self.submit(None);
         self.wait()
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Gpu;
+use super::{Gpu, host::thread_time, recording::Commands};
 
 /// Something handed to the device.
 #[derive(Debug, Clone)]
@@ -114,10 +114,20 @@ impl Pace {
 }
 
 impl Gpu {
-    /// Hands `commands` of this estimated work to the device, and whatever was written before.
-    pub(super) fn submit(&self, commands: Option<wgpu::CommandBuffer>, work: f64) -> Submission {
-        let index = self.queue.submit(commands);
+    /// Hands `commands` to the device, and whatever was written before.
+    pub(super) fn submit(&self, commands: Option<Commands>) -> Submission {
+        let work = commands.as_ref().map_or(0.0, |commands| commands.work);
+        let index = self.queue.submit(commands.map(|commands| commands.encoder.finish()));
         self.pace().submitted(index, work)
+    }
+
+    /// Hands what was encoded so far to the device.
+    pub(super) fn submit_encoded(&self) {
+        if let Some(commands) = self.unsubmitted().take() {
+            let start = thread_time();
+            self.submit(Some(commands));
+            self.count(0, (thread_time() - start).as_nanos() as u64);
+        }
     }
 
     /// Whether a single step of `work` would take so long that a watchdog might end it: more than ten

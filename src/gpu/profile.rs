@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Buffer, Gpu};
+use super::{Buffer, Gpu, recording::Commands};
 use crate::{Error, ErrorKind, Result};
 
 /// Steps timed in one query set (the portable maximum is 4096 timestamps).
@@ -62,10 +62,11 @@ impl Profile {
         if self.labels.is_empty() {
             return Ok(());
         }
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        gpu.submit_encoded();
+        let mut commands = Commands::new(&gpu.device);
         let count = 2 * self.labels.len() as u32;
-        encoder.resolve_query_set(&self.queries, 0..count, &self.resolved.raw, 0);
-        gpu.submit(Some(encoder.finish()), 0.0);
+        commands.encoder.resolve_query_set(&self.queries, 0..count, &self.resolved.raw, 0);
+        gpu.submit(Some(commands));
         let ticks = gpu.download::<u64>(std::slice::from_ref(&self.resolved)).await?.remove(0);
         let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
         for (label, pair) in self.labels.drain(..).zip(ticks.chunks_exact(2)) {

@@ -163,6 +163,23 @@ impl Step {
     }
 }
 
+/// What was encoded for the device and not yet handed to it.
+#[derive(Debug)]
+pub(super) struct Commands {
+    pub encoder: wgpu::CommandEncoder,
+    pub work: f64,
+}
+
+impl Commands {
+    pub fn new(device: &wgpu::Device) -> Self {
+        Self { encoder: device.create_command_encoder(&Default::default()), work: 0.0 }
+    }
+
+    pub fn copy(&mut self, from: &Buffer, to: &Buffer) {
+        self.encoder.copy_buffer_to_buffer(&from.raw, from.offset, &to.raw, to.offset, from.size());
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) enum Action {
     Dispatch(Step),
@@ -240,8 +257,8 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// Encodes and submits every step of `recording`, with grids computed from `counts`, in as many
-    /// submissions as the pace asks for. Returns before the device is done.
+    /// Encodes every step of `recording`, with grids computed from `counts`, and submits what the pace asks
+    /// for. The rest goes with what follows: with a replay, a write, a download or a wait.
     ///
     /// With `profile`, each step runs in a pass of its own between two timestamps, and the caller
     /// collects the profile after every replay.
@@ -265,52 +282,38 @@ impl Gpu {
         let mut all_dispatches = 0;
         let divided = recording.divided(self, counts, longest, bound)?;
         let mut actions = divided.as_deref().unwrap_or(&recording.actions);
+        let mut unsubmitted = self.unsubmitted();
         while !actions.is_empty() {
-            let mut encoder = self.device.create_command_encoder(&Default::default());
-            let mut work = 0.0;
-            while let Some(action) = actions.first() {
-                let (taken, dispatches) = match action {
-                    Action::Copy { from, to } => {
-                        self.doing("copy");
-                        encoder.copy_buffer_to_buffer(
-                            &from.raw,
-                            from.offset,
-                            &to.raw,
-                            to.offset,
-                            from.size(),
-                        );
-                        (1, 0)
-                    }
-                    Action::Dispatch(_) => self.encode_pass(
-                        &mut encoder,
-                        actions,
-                        counts,
-                        &mut work,
-                        bound,
-                        profile.as_deref_mut(),
-                    )?,
-                };
-                if taken == 0 {
-                    break;
+            let commands = unsubmitted.get_or_insert_with(|| Commands::new(&self.device));
+            let (taken, dispatches) = match &actions[0] {
+                Action::Copy { from, to } => {
+                    self.doing("copy");
+                    commands.copy(from, to);
+                    (1, 0)
                 }
-                actions = &actions[taken..];
-                all_dispatches += dispatches;
+                Action::Dispatch(_) => {
+                    self.encode_pass(commands, actions, counts, bound, profile.as_deref_mut())?
+                }
+            };
+            if taken == 0 {
+                self.submit(unsubmitted.take());
             }
-            self.submit(Some(encoder.finish()), work);
+            actions = &actions[taken..];
+            all_dispatches += dispatches;
         }
+        drop(unsubmitted);
         self.count(all_dispatches, (thread_time() - start).as_nanos() as u64);
         self.check()
     }
 
-    /// Encodes one pass of as many dispatches from the front of `actions` as keep `work` within
-    /// `bound` (a single one when profiling), and returns how many actions
+    /// Encodes one pass of as many dispatches from the front of `actions` as keep the commands'
+    /// work within `bound` (a single one when profiling), and returns how many actions
     /// that were, and how many dispatches that had something to do.
     fn encode_pass(
         &self,
-        encoder: &mut wgpu::CommandEncoder,
+        Commands { encoder, work }: &mut Commands,
         actions: &[Action],
         counts: &[u64],
-        work: &mut f64,
         bound: f64,
         profile: Option<&mut Profile>,
     ) -> Result<(usize, u64)> {

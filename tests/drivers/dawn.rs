@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use device::{difference, largest};
+use device::{difference, largest, stands_for_others};
 use golden::Golden;
 use mistral_wgpu::{
     Error, ErrorKind, Result,
@@ -172,9 +172,9 @@ fn operations(gpu: &Gpu, config: &ModelConfig, checks: &mut Checks) -> Result<()
         kv,
     };
     let kvs: Vec<KvFormat> = KvFormat::all().collect();
-    for index in 0..FORMATS.len().max(kvs.len()) {
-        let weights = FORMATS[index % FORMATS.len()];
-        let attention = shape(kvs[index % kvs.len()]);
+    let formats = FORMATS.into_iter().filter(|format| stands_for_others(format));
+    for (weights, kv) in formats.zip(kvs.into_iter().cycle()) {
+        let attention = shape(kv);
         // A handle of its own, for what is rejected.
         let gpu = gpu.with_own_rejections();
         let experts = Some(RouteShape { experts: 8, chosen: 2 });

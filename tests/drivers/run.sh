@@ -10,7 +10,7 @@
 #   msl          every shader as Metal's language, which nothing here can compile
 #   hlsl         every shader as HLSL, through Microsoft's DXC
 #   tint         every shader without wgpu's extensions through Tint and Dawn, to the driver's pipeline
-#   dawn         every kernel variant without them, and two models, run on Dawn
+#   dawn         every kernel variant without them, with a format of each kind, and two models, run on Dawn
 #
 # What is needed is fetched once into MISTRAL_DRIVERS_DIR, or the user's cache directory.
 set -eu

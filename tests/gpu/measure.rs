@@ -58,10 +58,16 @@ fn a_profile_sums_the_steps_by_label() {
 fn counters_tell_what_was_done() {
     let gpu = open(GpuOptions::default()).unwrap();
     let (recording, _) = product(&gpu);
+    gpu.wait().unwrap();
     let before = gpu.counters();
-    gpu.replay(&recording, &[1], None).unwrap();
+    // What is replayed goes to the device with what follows.
+    for _ in 0..2 {
+        gpu.replay(&recording, &[1], None).unwrap();
+        assert_eq!((gpu.counters() - before).submissions, 0);
+    }
+    gpu.wait().unwrap();
     let done = gpu.counters() - before;
-    assert_eq!((done.dispatches, done.submissions), (recording.dispatches() as u64, 1));
+    assert_eq!((done.dispatches, done.submissions), (2 * recording.dispatches() as u64, 1));
     assert!(done.encoding_ns > 0);
 }
 

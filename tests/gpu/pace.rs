@@ -175,6 +175,7 @@ fn a_step_that_takes_too_long_is_divided() {
                 .iter_mut()
                 .map(|sequence| Chunk { sequence, tokens: &[7], logits: LogitRows::Last })
                 .collect();
+            gpu.wait().unwrap();
             let before = gpu.submissions();
             gpu.take_heaviest_submission();
             model.forward(&gpu, &mut chunks, None).unwrap();
