@@ -135,13 +135,16 @@ impl Gpu {
         }
         let start = thread_time();
         let staging = self.staging(total)?;
-        let mut commands = self.unsubmitted().take().unwrap_or_else(|| Commands::new(&self.device));
+        // Held until they are submitted: what comes after may not overtake what was taken.
+        let mut unsubmitted = self.unsubmitted();
+        let mut commands = unsubmitted.take().unwrap_or_else(|| Commands::new(&self.device));
         let mut end = 0;
         for buffer in buffers {
             commands.copy(buffer, &staging.slice(end, buffer.size));
             end += buffer.size;
         }
         let submission = self.submit(Some(commands));
+        drop(unsubmitted);
         self.count(0, (thread_time() - start).as_nanos() as u64);
         let (send, mapped) = oneshot::channel();
         staging.raw.map_async(wgpu::MapMode::Read, ..total, move |result| drop(send.send(result)));

@@ -123,7 +123,8 @@ impl Gpu {
 
     /// Hands what was encoded so far to the device.
     pub(super) fn submit_encoded(&self) {
-        if let Some(commands) = self.unsubmitted().take() {
+        let mut unsubmitted = self.unsubmitted();
+        if let Some(commands) = unsubmitted.take() {
             let start = thread_time();
             self.submit(Some(commands));
             self.count(0, (thread_time() - start).as_nanos() as u64);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mistral_wgpu::{ErrorKind, gpu::*, ops::*};
+use mistral_wgpu::{ErrorKind, gpu::*, ops::*, tensor::Tensor};
 use pollster::block_on;
 
 use super::{FLOOR, GPU, forward, open, pace::product, tiny};
@@ -94,4 +94,29 @@ fn the_roofline_is_measured_by_kernels_that_do_their_work() {
         let error = pollster::block_on(Roofline::measure(&gpu)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Device, "{name}: {error}");
     }
+}
+
+/// What one thread has replayed may be handed over by another, and still comes before what the first asks for next.
+#[test]
+fn threads_share_a_device() {
+    let gpu = open(GpuOptions::default()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let gpu = &gpu;
+            scope.spawn(move || {
+                let x = Tensor::zeros(gpu, "x", 1, 32).unwrap();
+                let delta = Tensor::zeros(gpu, "delta", 1, 32).unwrap();
+                let mut recording = Recording::default();
+                ResidualAdd { x: &x, delta: &delta }.record(gpu, &mut recording).unwrap();
+                for step in 0..300 {
+                    let value = (1000 * thread + step) as f32;
+                    gpu.write(&delta.buffer, 0, &[value; 32]);
+                    gpu.write(&x.buffer, 0, &[1.0f32; 32]);
+                    gpu.replay(&recording, &[1], None).unwrap();
+                    let found = block_on(x.download(gpu, 1)).unwrap();
+                    assert_eq!(found, [value + 1.0; 32], "thread {thread}, step {step}");
+                }
+            });
+        }
+    });
 }
