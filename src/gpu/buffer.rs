@@ -135,15 +135,15 @@ impl Gpu {
         }
         let start = thread_time();
         let staging = self.staging(total)?;
-        // Held until they are submitted: what comes after may not overtake what was taken.
+        // Held until all is submitted: another thread's download may not overtake what is taken here.
         let mut unsubmitted = self.unsubmitted();
-        let mut commands = unsubmitted.take().unwrap_or_else(|| Commands::new(&self.device));
+        let commands = unsubmitted.get_or_insert_with(|| Commands::new(&self.device));
         let mut end = 0;
         for buffer in buffers {
             commands.copy(buffer, &staging.slice(end, buffer.size));
             end += buffer.size;
         }
-        let submission = self.submit(Some(commands));
+        let submission = self.submit(unsubmitted.take());
         drop(unsubmitted);
         self.count(0, (thread_time() - start).as_nanos() as u64);
         let (send, mapped) = oneshot::channel();

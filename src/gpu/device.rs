@@ -56,6 +56,7 @@ pub struct Gpu {
     pub(super) staging: Arc<Mutex<Vec<Buffer>>>,
     /// What runs recordings in place of the device.
     pub(super) executor: Option<Arc<Executor>>,
+    /// What goes to the device with whatever follows.
     unsubmitted: Arc<Mutex<Option<Commands>>>,
     pace: Arc<Mutex<Pace>>,
     rejected: Arc<Mutex<HashSet<String>>>,

@@ -62,11 +62,13 @@ impl Profile {
         if self.labels.is_empty() {
             return Ok(());
         }
-        gpu.submit_encoded();
-        let mut commands = Commands::new(&gpu.device);
         let count = 2 * self.labels.len() as u32;
-        commands.encoder.resolve_query_set(&self.queries, 0..count, &self.resolved.raw, 0);
-        gpu.submit(Some(commands));
+        gpu.unsubmitted().get_or_insert_with(|| Commands::new(&gpu.device)).encoder.resolve_query_set(
+            &self.queries,
+            0..count,
+            &self.resolved.raw,
+            0,
+        );
         let ticks = gpu.download::<u64>(std::slice::from_ref(&self.resolved)).await?.remove(0);
         let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
         for (label, pair) in self.labels.drain(..).zip(ticks.chunks_exact(2)) {
