@@ -1,6 +1,7 @@
 // y's row i is the weight's row of token i, one workgroup per token; tokens of other parts are left alone.
 import package::generated::{EmbeddingParams, QUADS, Row, SAMPLED, WORKGROUP};
-import package::weight::{weight_quad, weight_scale};
+import package::quant::scales::weight_scale;
+import package::weight::weight_quad;
 
 @group(0) @binding(2) var<uniform> params: EmbeddingParams;
 @group(0) @binding(3) var<storage, read> rows: array<Row>;      // [tokens]

@@ -5,7 +5,8 @@
 import package::generated::{COLS, QUADS, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::half::{WEIGHT_SCALE, saturated_f16};
 import package::mat_mat_tile::{params, tile_of, weight_block, write, x_block};
-import package::weight::{weight_quad, weight_scale};
+import package::quant::scales::weight_scale;
+import package::weight::weight_quad;
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [rows, blocks * QUADS]
 

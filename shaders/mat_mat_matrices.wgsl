@@ -5,7 +5,8 @@
 import package::generated::{QUADS, SIZE, SLOTS_ACROSS, SLOTS_DOWN, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::half::{WEIGHT_SCALE, saturated_f16};
 import package::mat_mat_tile::{Tile, is_inside, params, tile_of, weight_block, write, x_block, y, y_index};
-import package::weight::{weight_quad, weight_scale};
+import package::quant::scales::weight_scale;
+import package::weight::weight_quad;
 
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [rows, blocks * QUADS]
 

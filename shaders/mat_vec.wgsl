@@ -9,9 +9,10 @@
 import package::epilogue::{UNIT, finish};
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
 import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x_row};
-import package::quant::activations::{BlockScale, dot16};
+import package::quant::activations::{BlockScale, Parts, dot_block, parts_of};
+import package::quant::scales::weight_scale;
 import package::reduce::Invocation;
-import package::weight::{weight_codes, weight_dot, weight_quad, weight_scale};
+import package::weight::{weight_codes, weight_dot, weight_quad};
 
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
@@ -89,22 +90,19 @@ fn x_scale(col: u32, invocation: Invocation) -> f32 {
 
 @if(integer)
 fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, block: u32) {
-    var low: array<vec4u, COLS>; // the first half of a block
-    var high: array<vec4u, COLS>;
+    var codes: array<Parts, COLS>;
     var scales: array<BlockScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
         let at = x_row(task, col) * params.blocks + block;
-        low[col] = x_codes[2u * at];
-        high[col] = x_codes[2u * at + 1u];
+        codes[col] = parts_of(x_codes[2u * at], x_codes[2u * at + 1u]);
         scales[col] = x_scales[at];
     }
     for (var row = 0u; row < ROWS; row++) {
         let at = block_of(task, first + row, block);
-        let w_low = weight_codes(at, 0u);
-        let w_high = weight_codes(at, 1u);
+        let w = Parts(weight_codes(at, 0u), weight_codes(at, 1u));
         let w_scale = weight_scale(at);
         for (var col = 0u; col < COLS; col++) {
-            let dot = weight_dot(w_scale, dot16(w_low, low[col]), dot16(w_high, high[col]), scales[col].sum);
+            let dot = weight_dot(w_scale, dot_block(w, codes[col]), scales[col].sum);
             (*sums)[row][col] = fma(scales[col].scale, dot, (*sums)[row][col]);
         }
     }

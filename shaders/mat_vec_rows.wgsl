@@ -2,9 +2,8 @@
 // neighbouring outputs of each by itself. With `integer`, both factors are integer codes of a block, whose products
 // are summed exactly before they are scaled.
 //
-// All invocations need the same values of x. To a driver that loads for one invocation after the other, a load of
-// four values costs no more than a load of one value four times: each invocation loads another one, and the subgroup
-// exchanges them.
+// All invocations need the same values of x. To a driver that loads for one invocation after the other, a load costs
+// as much for each that takes part: only four do, with another value each, and the subgroup exchanges what they loaded.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
@@ -13,16 +12,19 @@
 import package::epilogue::{UNIT, finish};
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
 import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x_row};
-import package::quant::activations::{BlockScale, dot16};
+import package::quant::activations::{BlockScale, Parts, block_scale, dot_block};
+import package::quant::packed::two_words;
+import package::quant::scales::next_words;
 import package::reduce::{Invocation, workgroup_sum};
-import package::weight::{WeightScale, weight_codes, weight_dot, weight_quad, weight_scale};
+import package::weight::{ScaleWords, WeightScale, scale_in, weight_codes, weight_dot, weight_quad};
 
-@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u32>;         // [rows, blocks, 8]
-@if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
-@else @group(0) @binding(3) var<storage, read> x: array<f32>;                      // [rows, blocks * QUADS, 4], then squares if normed
+@if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u64>;  // [rows, blocks, 4]
+@if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<u64>; // [rows, blocks]
+@else @group(0) @binding(3) var<storage, read> x: array<f32>;               // [rows, blocks * QUADS, 4], then squares if normed
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, ROWS>;
+alias Scales = array<WeightScale, ROWS>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -43,8 +45,15 @@ fn main(
 
 fn multiply(task: Task, first: u32, invocation: Invocation) {
     var sums: Sums;
+    var scale_words: array<ScaleWords, ROWS>;
     for (var block = 0u; block < params.blocks; block++) {
-        add_block(&sums, task, first, block, invocation.lane % 4u);
+        var scales: Scales;
+        for (var row = 0u; row < ROWS; row++) {
+            let at = block_of(task, first + row, block);
+            scale_words[row] = next_words(scale_words[row], at, block == 0u);
+            scales[row] = scale_in(scale_words[row], at);
+        }
+        add_block(&sums, &scales, task, first, block, invocation.lane);
     }
     for (var col = 0u; col < COLS; col++) {
         let scale = x_scale(col, invocation);
@@ -76,42 +85,49 @@ fn x_scale(col: u32, invocation: Invocation) -> f32 {
 }
 
 @if(integer)
-fn add_block(sums: ptr<function, Sums>, task: Task, first: u32, block: u32, quarter: u32) {
-    var low: array<vec4u, COLS>; // the first half of a block
-    var high: array<vec4u, COLS>;
+fn add_block(sums: ptr<function, Sums>, w_scales: ptr<function, Scales>, task: Task, first: u32, block: u32, lane: u32) {
+    var own_codes: array<vec2u, COLS>;
+    var own_scales: array<vec2u, COLS>;
+    if lane < 4u {
+        for (var col = 0u; col < COLS; col++) {
+            let at = x_row(task, col) * params.blocks + block;
+            own_codes[col] = two_words(x_codes[4u * at + lane]);
+            own_scales[col] = two_words(x_scales[at]);
+        }
+    }
+    var codes: array<Parts, COLS>;
     var scales: array<BlockScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
-        let at = x_row(task, col) * params.blocks + block;
-        low[col] = quarters(x_codes[8u * at + quarter]);
-        high[col] = quarters(x_codes[8u * at + 4u + quarter]);
-        scales[col] = x_scales[at];
+        let even = exchanged(own_codes[col].x);
+        let odd = exchanged(own_codes[col].y);
+        codes[col] = Parts(vec4u(even.x, odd.x, even.z, odd.z), vec4u(even.y, odd.y, even.w, odd.w));
+        scales[col] = block_scale(subgroupBroadcast(own_scales[col], 0u));
     }
     for (var row = 0u; row < ROWS; row++) {
         let at = block_of(task, first + row, block);
-        let w_low = weight_codes(at, 0u);
-        let w_high = weight_codes(at, 1u);
-        let w_scale = weight_scale(at);
+        let w = Parts(weight_codes(at, 0u), weight_codes(at, 1u));
         for (var col = 0u; col < COLS; col++) {
-            let dot = weight_dot(w_scale, dot16(w_low, low[col]), dot16(w_high, high[col]), scales[col].sum);
+            let dot = weight_dot((*w_scales)[row], dot_block(w, codes[col]), scales[col].sum);
             (*sums)[row][col] = fma(scales[col].scale, dot, (*sums)[row][col]);
         }
     }
 }
 
 @else
-fn add_block(sums: ptr<function, Sums>, task: Task, first: u32, block: u32, quarter: u32) {
-    var scales: array<WeightScale, ROWS>;
-    for (var row = 0u; row < ROWS; row++) {
-        scales[row] = weight_scale(block_of(task, first + row, block));
-    }
+fn add_block(sums: ptr<function, Sums>, w_scales: ptr<function, Scales>, task: Task, first: u32, block: u32, lane: u32) {
     for (var j = 0u; j < QUADS; j++) {
+        var own: array<f32, COLS>;
+        if lane < 4u {
+            for (var col = 0u; col < COLS; col++) {
+                own[col] = x[4u * ((x_row(task, col) * params.blocks + block) * QUADS + j) + lane];
+            }
+        }
         var quads: array<vec4f, COLS>;
         for (var col = 0u; col < COLS; col++) {
-            let at = (x_row(task, col) * params.blocks + block) * QUADS + j;
-            quads[col] = bitcast<vec4f>(quarters(bitcast<u32>(x[4u * at + quarter])));
+            quads[col] = bitcast<vec4f>(exchanged(bitcast<u32>(own[col])));
         }
         for (var row = 0u; row < ROWS; row++) {
-            let w = weight_quad(block_of(task, first + row, block), j, scales[row]);
+            let w = weight_quad(block_of(task, first + row, block), j, (*w_scales)[row]);
             for (var col = 0u; col < COLS; col++) {
                 let v = quads[col];
                 (*sums)[row][col] =
@@ -122,7 +138,7 @@ fn add_block(sums: ptr<function, Sums>, task: Task, first: u32, block: u32, quar
 }
 
 // What the first four invocations of the subgroup, which has no fewer, hold.
-fn quarters(value: u32) -> vec4u {
+fn exchanged(value: u32) -> vec4u {
     return vec4u(
         subgroupBroadcast(value, 0u), subgroupBroadcast(value, 1u),
         subgroupBroadcast(value, 2u), subgroupBroadcast(value, 3u),

@@ -134,6 +134,11 @@ fn pairs(variant: &str) -> bool {
     variant.ends_with("pairs")
 }
 
+/// Variants of the kernel that multiplies integers without workgroup memory.
+fn registers(variant: &str) -> bool {
+    variant == "mat_mat/registers_integer" || pairs(variant)
+}
+
 fn attention(variant: &str) -> bool {
     of(variant, &["attention_combine", "attention_single", "attention_tiled"])
 }
@@ -144,7 +149,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 34] = [
+    let faults: [Fault; 36] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -181,10 +186,17 @@ fn faults_are_found() {
             of(variant, &["mat_vec"]) && variant.ends_with("subgroup")
         }),
         // Products of the fourth words, of the fourth bytes of words, and a part of the correction for codes that are
-        // stored plus 8.
-        ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", |variant| integers(variant) && !pairs(variant)),
-        ("quant/pairs", "+ w[3] * x[3]", "", pairs),
-        ("quant/activations", "+ sums.w", "", integers),
+        // stored plus 8, which pairs do without.
+        ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", |variant| {
+            integers(variant) && !registers(variant)
+        }),
+        ("mat_mat_registers_integer", "signed_word(words.w)", "signed_word(words.z)", registers),
+        ("mat_mat_registers_integer", "bytes_less_8(words.w)", "bytes_less_8(words.z)", pairs),
+        // The same word twice.
+        ("quant/packed", "u32(both >> 32u)", "u32(both)", |variant| {
+            registers(variant) || variant.ends_with("rows_integer")
+        }),
+        ("quant/activations", "+ sums.w", "", |variant| integers(variant) && !pairs(variant)),
         ("quant/activations", "select(127.0 / largest", "select(100.0 / largest", |variant| {
             integers(variant) || of(variant, &["quantize", "rms_norm", "swiglu", "gather"])
         }),
@@ -192,7 +204,9 @@ fn faults_are_found() {
         ("mat_mat", "across + ACROSS * col, TILE_COLS", "across, TILE_COLS", |variant| {
             ["mat_mat/baseline", "mat_mat/f16_tiles"].contains(&variant)
         }),
-        ("mat_mat_integer", "dot16(high[col], x_high)", "0", |variant| variant == "mat_mat/integer"),
+        ("mat_mat_integer", "dot_block(codes[col], x)", "vec2i(dot_block(codes[col], x).x, 0)", |variant| {
+            variant == "mat_mat/integer"
+        }),
         ("mat_mat_registers", "j, scales[col]);", "j, WeightScale(1.0));", |variant| {
             variant == "mat_mat/registers"
         }),

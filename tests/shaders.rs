@@ -130,12 +130,14 @@ fn hlsl() {
     }
 }
 
-/// Extensions of the language that WebGPU does not have are named in one place.
+/// What of the language WebGPU does not have is named by its capability.
 #[test]
 fn wgsl() {
     for (name, key, composed) in &*COMPOSITIONS {
+        let int64 = key.needs.contains(&Capability::Int64);
         assert_eq!(composed.wgsl.contains("enable wgpu_"), key.multiplies_matrices(), "{key:?}");
-        if !key.multiplies_matrices() {
+        assert_eq!(composed.wgsl.contains("u64"), int64, "{key:?}");
+        if !key.multiplies_matrices() && !int64 {
             keep(format!("{name}.wgsl"), &composed.wgsl);
         }
     }

@@ -5,6 +5,11 @@ struct BlockScale {
     sum: i32, // of the block's codes, with which `weight_dot` corrects for weights' codes that are all off by as much
 }
 
+// The words of a scale in memory.
+fn block_scale(words: vec2u) -> BlockScale {
+    return BlockScale(bitcast<f32>(words.x), bitcast<i32>(words.y));
+}
+
 struct Block {
     codes: array<u32, 8>, // four in a word, low bytes first: 1, -2, 0, 0 is 0x0000fe01
     scale: BlockScale,
@@ -35,7 +40,23 @@ fn quantize_block(x: array<vec4f, 8>) -> Block {
     return block;
 }
 
-// Product of 16 codes of either factor, exactly.
-fn dot16(a: vec4u, b: vec4u) -> i32 {
-    return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
+// The codes of a block in two parts, as 4-bit weights hold them in 8 bytes each: part p is words 2p, 2p + 1, 2p + 4 and
+// 2p + 5 of the block's eight.
+alias Parts = array<vec4u, 2>;
+
+// Of the words of either half.
+fn parts_of(low: vec4u, high: vec4u) -> Parts {
+    return Parts(vec4u(low.xy, high.xy), vec4u(low.zw, high.zw));
+}
+
+// Products of the first 16 codes and of the others, exactly.
+fn dot_block(a: Parts, b: Parts) -> vec2i {
+    return dot_part(a[0], b[0]) + dot_part(a[1], b[1]);
+}
+
+fn dot_part(a: vec4u, b: vec4u) -> vec2i {
+    return vec2i(
+        dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y),
+        dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w),
+    );
 }

@@ -1,14 +1,28 @@
 // The plane of codes of formats with 4 bits a weight; codes as in quant/packed.
 import package::quant::layout::code_index;
-import package::quant::packed::low_bits;
+import package::quant::packed::{low_bits, two_words};
 
-@if(integer) @group(0) @binding(0) var<storage, read> codes: array<vec4u>; // [rows, blocks]
-@else @group(0) @binding(0) var<storage, read> codes: array<u32>;          // [rows, blocks, 4]
+@if(int64) @group(0) @binding(0) var<storage, read> codes: array<u64>;       // [rows, blocks, 2]
+@elif(integer) @group(0) @binding(0) var<storage, read> codes: array<vec4u>; // [rows, blocks]
+@else @group(0) @binding(0) var<storage, read> codes: array<u32>;            // [rows, blocks, 4]
 
-// Codes 16h to 16h + 15 of a block, four in a word, low bytes first: h = 1 makes 0x09080706 of 0x90807060.
+// A part of a block's codes, see quant/activations, four in a word, low bytes first: 0x90807060 makes the first word
+// 0x00000000 and the third 0x09080706.
 @if(integer)
-fn sixteen_codes(block: u32, h: u32) -> vec4u {
-    return (codes[code_index(block, 0u) / 4u] >> vec4u(4u * h)) & vec4u(0x0f0f0f0fu);
+fn sixteen_codes(block: u32, part: u32) -> vec4u {
+    let words = words_of(block, part);
+    return vec4u(words, words >> vec2u(4u)) & vec4u(0x0f0f0f0fu);
+}
+
+@if(int64)
+fn words_of(block: u32, part: u32) -> vec2u {
+    return two_words(codes[code_index(block, 2u * part) / 2u]);
+}
+
+@elif(integer)
+fn words_of(block: u32, part: u32) -> vec2u {
+    let words = codes[code_index(block, 0u) / 4u];
+    return select(words.xy, words.zw, part == 1u);
 }
 
 // Codes 4j to 4j + 3 of a block, low bytes first. Quad 5, codes 20 to 23, is the high halves of word 1: 0x90807060 gives

@@ -9,10 +9,10 @@ fn four_codes(block: u32, j: u32) -> u32 {
     return low_bits(codes[code_index(block, j % 4u)], j) | fifth_bits(codes[code_index(block, 4u)], j);
 }
 
-// Codes 16h to 16h + 15 of a block, four in a word.
-fn sixteen_codes(block: u32, h: u32) -> vec4u {
+// A part of a block's codes, see quant/activations, four in a word.
+fn sixteen_codes(block: u32, part: u32) -> vec4u {
+    let j = 2u * part;
     return vec4u(
-        four_codes(block, 4u * h), four_codes(block, 4u * h + 1u),
-        four_codes(block, 4u * h + 2u), four_codes(block, 4u * h + 3u),
+        four_codes(block, j), four_codes(block, j + 1u), four_codes(block, j + 4u), four_codes(block, j + 5u),
     );
 }

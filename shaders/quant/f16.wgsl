@@ -7,7 +7,15 @@ import package::quant::layout::code_index;
 
 alias WeightScale = f32;
 
-fn weight_scale(block: u32) -> WeightScale {
+// None.
+const SCALE_BLOCKS = 1u;
+alias ScaleWords = u32;
+
+fn scale_words(block: u32) -> ScaleWords {
+    return 0u;
+}
+
+fn scale_in(words: ScaleWords, block: u32) -> WeightScale {
     return 1.0;
 }
 

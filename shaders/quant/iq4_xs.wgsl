@@ -9,24 +9,31 @@ import package::quant::packed::signed_bytes;
 
 alias WeightScale = f32;
 
+// So many neighbouring blocks, from a multiple on, have words of scales in common.
+const SCALE_BLOCKS = 8u;
+alias ScaleWords = vec2u;
+
+fn scale_words(block: u32) -> ScaleWords {
+    return scales[block / 8u];
+}
+
 // The first word has what is multiplied (low half) with a block's number, 6 bits minus 32, and the upper bits of eight
 // of these (high half); the second has their low bits. Block 13 has number 5, with bits 26 and 27 and 20 to 23.
-fn weight_scale(block: u32) -> WeightScale {
-    let words = scales[block / 8u];
+fn scale_in(words: ScaleWords, block: u32) -> WeightScale {
     let place = block % 8u;
     let number = ((words.y >> (4u * place)) & 15u) | (((words.x >> (16u + 2u * place)) & 3u) << 4u);
     return half_value(half_of(words.x, 0u)) * (f32(number) - 32.0);
 }
 
 @if(integer)
-fn weight_codes(block: u32, h: u32) -> vec4u {
-    let chosen = sixteen_codes(block, h);
+fn weight_codes(block: u32, part: u32) -> vec4u {
+    let chosen = sixteen_codes(block, part);
     return vec4u(numbers(chosen.x), numbers(chosen.y), numbers(chosen.z), numbers(chosen.w));
 }
 
 @if(integer)
-fn weight_dot(scale: WeightScale, low: i32, high: i32, sum: i32) -> f32 {
-    return scale * f32(low + high);
+fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
+    return scale * f32(dots.x + dots.y);
 }
 
 // Weights 4j to 4j + 3 of a block.

@@ -17,6 +17,12 @@ fn upper_bits(word: u32, j: u32) -> u32 {
     return ((word >> (2u * (j % 4u))) & 0x03030303u) << 4u;
 }
 
+// Neighbouring words that were read as one number.
+@if(int64)
+fn two_words(both: u64) -> vec2u {
+    return vec2u(u32(both), u32(both >> 32u));
+}
+
 // 0x09080706 is 6, 7, 8, 9.
 fn bytes(word: u32) -> vec4f {
     return vec4f((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u));

@@ -7,18 +7,26 @@ import package::quant::packed::bytes;
 
 alias WeightScale = f32;
 
-fn weight_scale(block: u32) -> WeightScale {
-    return half_value(half_of(scales[block / 2u], block));
+// So many neighbouring blocks, from a multiple on, have words of scales in common.
+const SCALE_BLOCKS = 2u;
+alias ScaleWords = u32;
+
+fn scale_words(block: u32) -> ScaleWords {
+    return scales[block / 2u];
+}
+
+fn scale_in(words: ScaleWords, block: u32) -> WeightScale {
+    return half_value(half_of(words, block));
 }
 
 @if(integer)
-fn weight_codes(block: u32, h: u32) -> vec4u {
-    return sixteen_codes(block, h);
+fn weight_codes(block: u32, part: u32) -> vec4u {
+    return sixteen_codes(block, part);
 }
 
 @if(integer)
-fn weight_dot(scale: WeightScale, low: i32, high: i32, sum: i32) -> f32 {
-    return scale * f32(low + high - 16 * sum);
+fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
+    return scale * f32(dots.x + dots.y - 16 * sum);
 }
 
 // Weights 4j to 4j + 3 of a block.

@@ -8,18 +8,26 @@ import package::quant::packed::bytes;
 // Scale and minimum.
 alias WeightScale = vec2f;
 
-fn weight_scale(block: u32) -> WeightScale {
-    return half_pair(scales[block]);
+// So many neighbouring blocks, from a multiple on, have words of scales in common.
+const SCALE_BLOCKS = 1u;
+alias ScaleWords = u32;
+
+fn scale_words(block: u32) -> ScaleWords {
+    return scales[block];
+}
+
+fn scale_in(words: ScaleWords, block: u32) -> WeightScale {
+    return half_pair(words);
 }
 
 @if(integer)
-fn weight_codes(block: u32, h: u32) -> vec4u {
-    return sixteen_codes(block, h);
+fn weight_codes(block: u32, part: u32) -> vec4u {
+    return sixteen_codes(block, part);
 }
 
 @if(integer)
-fn weight_dot(scale: WeightScale, low: i32, high: i32, sum: i32) -> f32 {
-    return fma(scale.x, f32(low + high), scale.y * f32(sum));
+fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
+    return fma(scale.x, f32(dots.x + dots.y), scale.y * f32(sum));
 }
 
 // Weights 4j to 4j + 3 of a block.

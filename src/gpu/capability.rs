@@ -20,6 +20,8 @@ pub enum Capability {
     /// Products of integers: activations in blocks of 8-bit codes, multiplied four at a time
     /// (`dot4I8Packed`, which every device has, if not in hardware).
     Integer,
+    /// 64-bit integers in shaders: two words of codes in one load.
+    Int64,
     /// Products of few rows that do with their outputs what would otherwise take a dispatch of its own.
     Fused,
     /// The driver's compiled pipelines, kept on disk.
@@ -35,7 +37,7 @@ struct Row {
 const COOPERATIVE_MATRIX: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-const CAPABILITIES: [Row; 9] = [
+const CAPABILITIES: [Row; 10] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
     Row {
@@ -51,6 +53,7 @@ const CAPABILITIES: [Row; 9] = [
     Row { capability: Capability::Timestamp, name: "timestamp", features: wgpu::Features::TIMESTAMP_QUERY },
     Row { capability: Capability::Unchecked, name: "unchecked", features: wgpu::Features::empty() },
     Row { capability: Capability::Integer, name: "integer", features: wgpu::Features::empty() },
+    Row { capability: Capability::Int64, name: "int64", features: wgpu::Features::SHADER_INT64 },
     Row { capability: Capability::Fused, name: "fused", features: wgpu::Features::empty() },
     Row {
         capability: Capability::PipelineCache,

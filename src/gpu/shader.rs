@@ -48,6 +48,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "mat_mat_integer",
     "mat_mat_matrices",
     "mat_mat_registers",
+    "mat_mat_registers_integer",
     "mat_mat_tile",
     "mat_vec",
     "mat_vec_rows",
@@ -64,7 +65,6 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "quant/layout",
     "quant/numbers_iq4",
     "quant/packed",
-    "quant/pairs",
     "quant/q4_0",
     "quant/q4_1",
     "quant/q4_k",
@@ -73,6 +73,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "quant/q5_k",
     "quant/q6_k",
     "quant/q8_0",
+    "quant/scales",
     "quant/scales_k",
     "quant/store",
     "quantize",
@@ -240,6 +241,9 @@ pub(super) fn compose_with(key: &KernelKey, replaced: &HashMap<String, String>) 
     }
     if key.needs.contains(&Capability::Subgroup) {
         capabilities |= valid::Capabilities::SUBGROUP;
+    }
+    if key.needs.contains(&Capability::Int64) {
+        capabilities |= valid::Capabilities::SHADER_INT64;
     }
     if key.multiplies_matrices() {
         capabilities |= valid::Capabilities::COOPERATIVE_MATRIX;

@@ -3,7 +3,7 @@
 use super::{
     Operation, Variant,
     matmul::{EXPERTS, MatmulParams},
-    weight::{reads_f16, reads_integers, reads_small_integers, weight_key},
+    weight::{READS_WIDE, reads_f16, reads_integers, reads_small_integers, weight_key},
 };
 use crate::{
     gpu::{Capability, KernelKey},
@@ -84,17 +84,15 @@ fn short(shader: &'static str, shape: &MatMatShape) -> KernelKey {
     }
 }
 
-/// Each invocation computes 16 rows by 8 columns; of few rows that experts share, each expert has fewer.
-fn registers(shape: &MatMatShape) -> KernelKey {
-    let rows = if shape.experts && shape.most == 16 { 8 } else { 16 };
+/// Each invocation computes `rows` rows by 8 columns; of few rows that experts share, each expert has fewer.
+fn registers(shader: &'static str, shape: &MatMatShape, rows: u32) -> KernelKey {
+    let rows = if shape.experts && shape.most == 16 { 8 } else { rows };
     let (cols, workgroup) = (8, 32);
-    key("mat_mat_registers", shape, [rows, cols * workgroup])
-        .constant("COLS", cols)
-        .constant("WORKGROUP", workgroup)
+    key(shader, shape, [rows, cols * workgroup]).constant("COLS", cols).constant("WORKGROUP", workgroup)
 }
 
-fn registers_integer(shape: &MatMatShape) -> KernelKey {
-    KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..registers(shape) }
+fn registers_integer(shape: &MatMatShape, rows: u32) -> KernelKey {
+    KernelKey { needs: READS_WIDE, ..registers("mat_mat_registers_integer", shape, rows) }
 }
 
 /// Subgroups multiply matrices of `size`. A subgroup of 32, of which there are four, has one slot of the tile:
@@ -144,13 +142,16 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
         Variant {
             name: "registers_pairs",
             fits: |shape| integer(shape) && reads_small_integers(shape.format),
-            key: |shape| registers_integer(shape).flag("pairs", true),
+            key: |shape| registers_integer(shape, shape.most.min(32)).flag("pairs", true),
         },
-        Variant { name: "registers_integer", fits: integer, key: registers_integer },
+        Variant { name: "registers_integer", fits: integer, key: |shape| registers_integer(shape, 16) },
         Variant {
             name: "registers",
             fits: |_| true,
-            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..registers(shape) },
+            key: |shape| KernelKey {
+                needs: &[Capability::Subgroup],
+                ..registers("mat_mat_registers", shape, 16)
+            },
         },
     ],
 };

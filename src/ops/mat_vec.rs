@@ -3,7 +3,7 @@
 use super::{
     EpilogueShape, Operation, Variant,
     matmul::{EXPERTS, MatmulParams},
-    weight::{reads_f16, reads_integers, weight_key},
+    weight::{READS_WIDE, reads_f16, reads_integers, weight_key},
 };
 use crate::{
     gpu::{Capability, KernelKey},
@@ -104,7 +104,7 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
     Variant {
         name: "rows_integer",
         fits: integer,
-        key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..rows(shape, 8) },
+        key: |shape| KernelKey { needs: READS_WIDE, ..rows(shape, 8) },
     },
     Variant {
         name: "rows",

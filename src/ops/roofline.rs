@@ -49,7 +49,12 @@ fn matrix(size: u32) -> KernelKey {
 pub static STREAM: Operation<()> = Operation {
     name: "stream",
     variants: &[
-        // Suits devices whose lanes are not one vector register: CPUs.
+        // Suit devices whose lanes are not one vector register: CPUs.
+        Variant {
+            name: "stretches_int64",
+            fits: |()| true,
+            key: |()| KernelKey { needs: &[Capability::Int64], ..stream().flag("stretches", true) },
+        },
         Variant { name: "stretches", fits: |()| true, key: |()| stream().flag("stretches", true) },
         Variant { name: "baseline", fits: |()| true, key: |()| stream() },
     ],

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Operation, Variant};
 use crate::{
     Error, ErrorKind, Result,
-    gpu::{Buffer, Cost, Extent, Gpu, KernelKey, Recording, SHADERS, Step},
+    gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, SHADERS, Step},
     quant::{BLOCK, Format, Matrix},
     uniform,
 };
@@ -252,10 +252,10 @@ impl WeightPart {
 
 /// A key whose shader decodes weights of `format` through `package::weight`, by blocks of [`BLOCK`] weights.
 ///
-/// That module, `quant/<format>`, has a type `WeightScale` and the functions `weight_scale(block)`, what a block's weights
-/// have in common; `weight_quad(block, j, scale)`, weights `4j` to `4j + 3`; and, with the flag `integer` and for
-/// formats with scales, in place of it `weight_codes(block, h)`, codes `16h` to `16h + 15`, and `weight_dot(scale, low,
-/// high, sum)`, the product of a block with codes of activations: `low` and `high` are those of either half's codes,
+/// That module, `quant/<format>`, has a type `WeightScale`, what a block's weights have in common, which `scale_in(words, block)` takes from
+/// what `scale_words(block)` loads, for `SCALE_BLOCKS` neighbouring blocks at once; `weight_quad(block, j, scale)`, weights `4j` to `4j + 3`; and, with
+/// the flag `integer` and for formats with scales, in place of it `weight_codes(block, part)`, a part of the codes as `quant/activations` defines
+/// parts, and `weight_dot(scale, dots, sum)`, the product of a block with codes of activations: `dots` are those of either half's codes,
 /// `sum` is the sum of the activations' codes.
 pub(super) fn weight_key(shader: &'static str, format: &'static Format) -> KernelKey {
     let mut modules = SHADERS.iter().map(|(name, _)| *name);
@@ -276,7 +276,11 @@ pub(super) fn reads_integers(format: &Format) -> bool {
     format.scale_halves > 0
 }
 
-/// Whether `weight_codes` are 0 to 15, so that `quant/pairs` multiplies them.
+/// What kernels need that read two words of codes at once. Drivers for CPUs, which load for one invocation after the other,
+/// take as long for two as for one.
+pub(super) const READS_WIDE: &[Capability] = &[Capability::Integer, Capability::Int64, Capability::Subgroup];
+
+/// Whether `weight_codes` are 0 to 15, so that two rows of activations can be multiplied with them at once.
 pub(super) fn reads_small_integers(format: &Format) -> bool {
     matches!(format.name, "q4_0" | "q4_1" | "q4_k" | "int4")
 }

@@ -125,7 +125,7 @@ fn start(command: &[String]) -> std::result::Result<(Arc<Executor>, Capabilities
     let (dawn, hello) = Dawn::start(command)?;
     let has =
         |feature: &str| hello["features"].as_array().is_some_and(|all| all.iter().any(|f| f == feature));
-    let mut lacking: Capabilities = "cooperative_matrix".parse()?;
+    let mut lacking: Capabilities = "cooperative_matrix,int64".parse()?;
     for (feature, capability) in [("shader-f16", "f16"), ("subgroups", "subgroup")] {
         if !has(feature) {
             lacking = lacking.iter().chain(capability.parse::<Capabilities>()?.iter()).collect();
