@@ -1,28 +1,24 @@
 // Merges the partial results of each row and head: y = Σ exp(m - M) acc / Σ exp(m - M) l, M the largest maximum.
-import package::generated::{AttentionParams, HEAD_DIM, Row, WORKGROUP};
+import package::generated::{AttentionParams, HEADS, HEAD_DIM, Row, WORKGROUP};
 import package::attention_partial::{MASKED, partial_start};
-@if(q8) import package::quant::store::store_blocks;
+@if(q8) import package::quant::store::{store_block, store_blocks};
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;            // [rows]
 @group(0) @binding(2) var<storage, read> partials: array<f32>;        // [partials, HEADS, PARTIAL]
 @if(!q8) @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, stride]
 
+@if(!narrow)
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
     let row = rows[workgroup.x];
     let head = workgroup.y;
-    let end = row.partial + row.partials;
-
-    var maximum = MASKED;
-    for (var partial = row.partial; partial < end; partial++) {
-        maximum = max(maximum, partials[partial_start(partial, head)]);
-    }
+    let maximum = largest(row, head);
     for (var first = 0u; first < HEAD_DIM; first += WORKGROUP) {
         let dim = min(first + index, HEAD_DIM - 1u);
         var sum = 0.0;
         var value = 0.0;
-        for (var partial = row.partial; partial < end; partial++) {
+        for (var partial = row.partial; partial < row.partial + row.partials; partial++) {
             let start = partial_start(partial, head);
             let factor = exp(partials[start] - maximum);
             sum = fma(factor, partials[start + 1u], sum);
@@ -38,4 +34,41 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         // Whole blocks, for HEAD_DIM is a multiple of 32.
         @if(q8) store_blocks((head_start + first) / 32u, (head_start + HEAD_DIM) / 32u, index, result);
     }
+}
+
+@if(narrow)
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
+    let row = rows[workgroup.x];
+    let col = 32u * (workgroup.y * WORKGROUP + index);
+    if col >= HEADS * HEAD_DIM {
+        return;
+    }
+    let head = col / HEAD_DIM;
+    let maximum = largest(row, head);
+    var sum = 0.0;
+    var values: array<vec4f, 8>;
+    for (var partial = row.partial; partial < row.partial + row.partials; partial++) {
+        let start = partial_start(partial, head);
+        let factor = exp(partials[start] - maximum);
+        sum = fma(factor, partials[start + 1u], sum);
+        for (var j = 0u; j < 8u; j++) {
+            for (var k = 0u; k < 4u; k++) {
+                values[j][k] = fma(factor, partials[start + 2u + col % HEAD_DIM + 4u * j + k], values[j][k]);
+            }
+        }
+    }
+    for (var j = 0u; j < 8u; j++) {
+        values[j] = select(vec4f(), values[j] / sum, sum > 0.0);
+    }
+    store_block((workgroup.x * params.stride + col) / 32u, values);
+}
+
+// Running maximum of all partial results.
+fn largest(row: Row, head: u32) -> f32 {
+    var maximum = MASKED;
+    for (var partial = row.partial; partial < row.partial + row.partials; partial++) {
+        maximum = max(maximum, partials[partial_start(partial, head)]);
+    }
+    return maximum;
 }

@@ -1,6 +1,6 @@
 // x += delta; y = x / sqrt(mean(x²) + eps) * weight, one workgroup per row.
 import package::generated::{RmsNormParams, WORKGROUP};
-@if(q8) import package::quant::store::store_blocks;
+@if(q8) import package::quant::store::{store_block, store_blocks};
 import package::reduce::{Invocation, workgroup_sum};
 
 @group(0) @binding(0) var<uniform> params: RmsNormParams;
@@ -29,13 +29,29 @@ fn main(
     let scale = 1.0 / sqrt(workgroup_sum(square_sum, invocation) / f32(params.cols) + params.eps);
     @if(!q8)
     for (var col = invocation.index; col < params.cols; col += WORKGROUP) {
-        y[row * params.stride + col] = x[source + col] * scale * weight[col];
+        y[row * params.stride + col] = normed(source, col, scale);
     }
-    @if(q8)
+    let first_block = row * params.stride / 32u;
+    let blocks = params.stride / 32u;
+    @if(q8 && narrow)
+    for (var block = invocation.index; block < blocks; block += WORKGROUP) {
+        var values: array<vec4f, 8>;
+        for (var j = 0u; j < 8u; j++) {
+            for (var k = 0u; k < 4u; k++) {
+                values[j][k] = normed(source, 32u * block + 4u * j + k, scale);
+            }
+        }
+        store_block(first_block + block, values);
+    }
+    @if(q8 && !narrow)
     for (var first = 0u; first < params.stride; first += WORKGROUP) {
-        let col = min(first + invocation.index, params.cols - 1u);
-        let value = select(0.0, x[source + col] * scale * weight[col], col == first + invocation.index);
-        let first_block = (row * params.stride + first) / 32u;
-        store_blocks(first_block, (row + 1u) * params.stride / 32u, invocation.index, value);
+        let value = normed(source, first + invocation.index, scale);
+        store_blocks(first_block + first / 32u, first_block + blocks, invocation.index, value);
     }
+}
+
+// Zero past the end.
+fn normed(source: u32, col: u32, scale: f32) -> f32 {
+    let within = min(col, params.cols - 1u);
+    return select(0.0, x[source + within] * scale * weight[within], within == col);
 }

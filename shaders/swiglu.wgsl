@@ -1,6 +1,6 @@
 // y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), one row for each workgroup.x and z.
 import package::generated::{SwigluParams, WORKGROUP};
-@if(q8) import package::quant::store::store_blocks;
+@if(q8) import package::quant::store::{store_block, store_blocks};
 import package::silu::silu;
 
 @group(0) @binding(0) var<uniform> params: SwigluParams;
@@ -10,16 +10,32 @@ import package::silu::silu;
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
     let row = workgroup.x * params.per_row + workgroup.z;
-    let col = workgroup.y * WORKGROUP + index;
-    let pair = gate_up[row * (params.stride / 2u) + min(col, params.cols - 1u)];
-    let value = silu(pair.x) * pair.y;
+    let first = workgroup.y * WORKGROUP;
     @if(!q8)
-    if col < params.cols {
-        y[row * params.y_stride + col] = value;
+    if first + index < params.cols {
+        y[row * params.y_stride + first + index] = gated(row, first + index);
     }
-    @if(q8) {
-        let first_block = (row * params.y_stride + workgroup.y * WORKGROUP) / 32u;
-        let end_block = (row + 1u) * params.y_stride / 32u;
-        store_blocks(first_block, end_block, index, select(0.0, value, col < params.cols));
+    let first_block = row * params.y_stride / 32u;
+    let blocks = params.y_stride / 32u;
+    @if(q8 && narrow) {
+        let block = first + index;
+        if block < blocks {
+            var values: array<vec4f, 8>;
+            for (var j = 0u; j < 8u; j++) {
+                for (var k = 0u; k < 4u; k++) {
+                    values[j][k] = gated(row, 32u * block + 4u * j + k);
+                }
+            }
+            store_block(first_block + block, values);
+        }
     }
+    @if(q8 && !narrow)
+    store_blocks(first_block + first / 32u, first_block + blocks, index, gated(row, first + index));
+}
+
+// Zero past the end.
+fn gated(row: u32, col: u32) -> f32 {
+    let within = min(col, params.cols - 1u);
+    let pair = gate_up[row * (params.stride / 2u) + within];
+    return select(0.0, silu(pair.x) * pair.y, within == col);
 }

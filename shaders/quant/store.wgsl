@@ -1,14 +1,15 @@
-// Results of a workgroup as blocks of 8-bit codes.
+// Results as blocks of 8-bit codes.
 import package::generated::WORKGROUP;
 import package::quant::activations::{BlockScale, quantize_block};
 
 @group(0) @binding(8) var<storage, read_write> y_codes: array<u32>;         // [rows, blocks, 8]
 @group(0) @binding(9) var<storage, read_write> y_scales: array<BlockScale>; // [rows, blocks]
 
-var<workgroup> results: array<f32, WORKGROUP>;
+@if(!narrow) var<workgroup> results: array<f32, WORKGROUP>;
 
 // Every invocation calls with its value; those of 32 neighbours are a block, up to block `end`. With `first` 3, invocation
 // 40 gives place 8 of block 4.
+@if(!narrow)
 fn store_blocks(first: u32, end: u32, index: u32, value: f32) {
     results[index] = value;
     workgroupBarrier();
@@ -19,11 +20,16 @@ fn store_blocks(first: u32, end: u32, index: u32, value: f32) {
             let at = 32u * index + 4u * j;
             quads[j] = vec4f(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
         }
-        let quantized = quantize_block(quads);
-        for (var j = 0u; j < 8u; j++) {
-            y_codes[8u * block + j] = quantized.codes[j];
-        }
-        y_scales[block] = quantized.scale;
+        store_block(block, quads);
     }
     workgroupBarrier();
+}
+
+// With `narrow`, an invocation computes all of a block.
+fn store_block(block: u32, values: array<vec4f, 8>) {
+    let quantized = quantize_block(values);
+    for (var j = 0u; j < 8u; j++) {
+        y_codes[8u * block + j] = quantized.codes[j];
+    }
+    y_scales[block] = quantized.scale;
 }

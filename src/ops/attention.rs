@@ -6,11 +6,12 @@
 
 use super::{
     AttentionShape, KvFormat, KvSegment, Operation, PAGE, QUERY_TILE, Row, Variant, WorkItem, count,
-    mat_mat::ROUNDS_TO_F16,
+    mat_mat::ROUNDS_TO_F16, variant::NARROW,
 };
 use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
+    quant::BLOCK,
     tensor::{Activation, ActivationFormat, Tensor},
     uniform,
 };
@@ -141,16 +142,21 @@ pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
 /// Variants of the merge of partial results.
 pub static ATTENTION_COMBINE: Operation<AttentionCombineShape> = Operation {
     name: "attention_combine",
-    variants: &[Variant {
-        name: "baseline",
-        fits: |_| true,
-        key: |AttentionCombineShape { attention, format }| {
-            key("attention_combine", attention)
-                .constant("WORKGROUP", 64)
-                .flag("q8", *format == ActivationFormat::Q8)
+    variants: &[
+        Variant { name: "baseline", fits: |_| true, key: |shape| combine(shape, 64) },
+        // Each invocation computes a block by itself, which suits a CPU.
+        Variant {
+            name: "narrow",
+            fits: |shape| shape.format == ActivationFormat::Q8,
+            key: |shape| combine(shape, NARROW).flag("narrow", true),
         },
-    }],
+    ],
 };
+
+fn combine(shape: &AttentionCombineShape, workgroup: u32) -> KernelKey {
+    let key = key("attention_combine", &shape.attention).constant("WORKGROUP", workgroup);
+    key.flag("q8", shape.format == ActivationFormat::Q8)
+}
 
 /// What specialises the merge of partial results.
 #[derive(Debug, Clone, Copy)]
@@ -206,8 +212,8 @@ impl Attention<'_> {
         );
         let (single_variant, single) = ATTENTION_SINGLE.choose_for(gpu, &self.shape, self.shape)?;
         let (tiled_variant, tiled) = ATTENTION_TILED.choose_for(gpu, &self.shape, self.shape)?;
-        let (_, combine) = ATTENTION_COMBINE
-            .choose(gpu, &AttentionCombineShape { attention: self.shape, format: self.y.format() })?;
+        let shape = AttentionCombineShape { attention: self.shape, format: self.y.format() };
+        let (combine_variant, combine) = ATTENTION_COMBINE.choose_for(gpu, &shape, self.shape)?;
         let params = gpu.uniform(&AttentionParams {
             stride: self.q.stride(),
             window: self.window.unwrap_or(u32::MAX),
@@ -255,7 +261,11 @@ impl Attention<'_> {
         }
         let mut bindings = vec![("params", &params), ("rows", self.rows), ("partials", self.partials)];
         bindings.extend(self.y.outputs());
-        let grid = [Extent::Count { slot: count::ROWS, per: 1 }, Extent::Fixed(heads), Extent::Fixed(1)];
+        let workgroups = match combine_variant.name {
+            "narrow" => self.q.cols.div_ceil(NARROW * BLOCK as u32),
+            _ => heads,
+        };
+        let grid = [Extent::Count { slot: count::ROWS, per: 1 }, Extent::Fixed(workgroups), Extent::Fixed(1)];
         let cost = Cost { fixed: 0.0, slot: count::ROWS, each: 2.0 * each };
         recording.push(Step::new(gpu, "attention_combine", combine, &bindings, grid, cost)?);
         Ok(())

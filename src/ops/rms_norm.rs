@@ -1,6 +1,6 @@
 //! Root mean square normalisation with residual add (Zhang & Sennrich 2019, arXiv:1910.07467).
 
-use super::{Operation, Variant, count};
+use super::{Operation, Variant, count, variant::NARROW};
 use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
@@ -23,10 +23,10 @@ pub struct RmsNormShape {
     pub format: ActivationFormat,
 }
 
-fn key(shape: &RmsNormShape) -> KernelKey {
+fn key(shape: &RmsNormShape, workgroup: u32) -> KernelKey {
     KernelKey::new("rms_norm")
         .with::<RmsNormParams>()
-        .constant("WORKGROUP", 256)
+        .constant("WORKGROUP", workgroup)
         .flag("residual", shape.residual)
         .flag("gather", shape.gather)
         .flag("q8", shape.format == ActivationFormat::Q8)
@@ -39,9 +39,11 @@ pub static RMS_NORM: Operation<RmsNormShape> = Operation {
         Variant {
             name: "subgroup",
             fits: |_| true,
-            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..key(shape) },
+            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..key(shape, 256) },
         },
-        Variant { name: "baseline", fits: |_| true, key },
+        Variant { name: "baseline", fits: |_| true, key: |shape| key(shape, 256) },
+        // Invocations that wait for one another are slow on a CPU, and few of them on a GPU.
+        Variant { name: "narrow", fits: |_| true, key: |shape| key(shape, NARROW).flag("narrow", true) },
     ],
 };
 

@@ -1,9 +1,10 @@
 //! The gated activation of the feed-forward layer (Shazeer 2020, arXiv:2002.05202).
 
-use super::{Operation, Variant, count};
+use super::{Operation, Variant, count, variant::NARROW};
 use crate::{
     Result,
     gpu::{Cost, Extent, Gpu, KernelKey, Recording, Step},
+    quant::BLOCK,
     tensor::{Activation, ActivationFormat, Tensor},
     uniform,
 };
@@ -14,19 +15,26 @@ uniform! {
 
 const WORKGROUP: u32 = 256;
 
+/// Subject of the choice: one for all widths, as only the storing of blocks differs.
+pub(super) const BLOCKS: &str = "blocks";
+
+fn key(format: ActivationFormat, workgroup: u32) -> KernelKey {
+    let key = KernelKey::new("swiglu").with::<SwigluParams>().constant("WORKGROUP", workgroup);
+    key.flag("q8", format == ActivationFormat::Q8)
+}
+
 /// The table of variants.
 pub static SWIGLU: Operation<ActivationFormat> = Operation {
     name: "swiglu",
-    variants: &[Variant {
-        name: "baseline",
-        fits: |_| true,
-        key: |format| {
-            KernelKey::new("swiglu")
-                .with::<SwigluParams>()
-                .constant("WORKGROUP", WORKGROUP)
-                .flag("q8", *format == ActivationFormat::Q8)
+    variants: &[
+        Variant { name: "baseline", fits: |_| true, key: |format| key(*format, WORKGROUP) },
+        // Each invocation computes a block by itself, which suits a CPU.
+        Variant {
+            name: "narrow",
+            fits: |format| *format == ActivationFormat::Q8,
+            key: |format| key(*format, NARROW).flag("narrow", true),
         },
-    }],
+    ],
 };
 
 /// `y = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
@@ -51,13 +59,14 @@ impl Swiglu<'_> {
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let cols = self.y.cols();
         assert!(self.gate_up.cols == 2 * cols, "shapes differ");
-        let (_, kernel) = SWIGLU.choose(gpu, &self.y.format())?;
+        let (variant, kernel) = SWIGLU.choose_for(gpu, &self.y.format(), BLOCKS)?;
         let (stride, y_stride, per_row) = (self.gate_up.stride(), self.y.stride(), self.per_row);
         let params = gpu.uniform(&SwigluParams { cols, stride, y_stride, per_row })?;
         let mut bindings = vec![("params", &params), ("gate_up", &self.gate_up.buffer)];
         bindings.extend(self.y.outputs());
         let slot = count::ROWS;
-        let workgroups = Extent::Fixed(cols.div_ceil(WORKGROUP));
+        let per = if variant.name == "narrow" { NARROW * BLOCK as u32 } else { WORKGROUP };
+        let workgroups = Extent::Fixed(cols.div_ceil(per));
         let grid = [Extent::Count { slot, per: 1 }, workgroups, Extent::Fixed(per_row)];
         let cost = Cost { fixed: 0.0, slot, each: 12.0 * f64::from(cols * per_row) };
         recording.push(Step::new(gpu, "swiglu", kernel, &bindings, grid, cost)?);

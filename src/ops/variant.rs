@@ -7,6 +7,10 @@ use crate::{
     gpu::{Gpu, Kernel, KernelKey},
 };
 
+/// Invocations of a workgroup in the variants called `narrow`, each of which does by itself what a workgroup otherwise shares
+/// out: as many as a CPU's vectors hold.
+pub(super) const NARROW: u32 = 8;
+
 /// One way to compute an operation of shape `S`.
 pub struct Variant<S: 'static> {
     /// Name within its operation.

@@ -5,14 +5,23 @@ use crate::{
     Result,
     gpu::{Buffer, Gpu, Recording},
     ops::{
-        ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionShape, KEY_SPLIT, KvSegment, Operation, PAGE,
-        QUERY_TILE, Row, WorkItem, count,
+        ATTENTION_COMBINE, ATTENTION_SINGLE, ATTENTION_TILED, Attention, AttentionCombineShape, KEY_SPLIT,
+        KvSegment, Operation, PAGE, QUERY_TILE, Row, WorkItem, count,
     },
-    tensor::{Activation, Tensor},
+    tensor::{Activation, ActivationFormat, Q8Tensor, Tensor},
 };
 
 /// Rows of a prompt that are tried at most.
 const PROMPT_ROWS: u32 = 128;
+
+/// The merge alone, into blocks: there is nothing else to choose.
+pub fn combine(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
+    if !shapes.attention.whole_blocks() {
+        return Ok(());
+    }
+    let shape = AttentionCombineShape { attention: shapes.attention, format: ActivationFormat::Q8 };
+    measure(tuner, &ATTENTION_COMBINE, shape, shapes, 1, Vec::new(), Vec::new())
+}
 
 pub fn single(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
     let splits = |first_row| {
@@ -23,7 +32,7 @@ pub fn single(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
         };
         (0..).zip(begins).map(item).collect()
     };
-    measure(tuner, &ATTENTION_SINGLE, shapes, 1, splits(0), Vec::new())
+    measure(tuner, &ATTENTION_SINGLE, shapes.attention, shapes, 1, splits(0), Vec::new())
 }
 
 pub fn tiled(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
@@ -33,26 +42,29 @@ pub fn tiled(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
         WorkItem { first_row, rows, pages: 0, key_begin: 0, key_end: shapes.keys, split: 0 }
     };
     let tiles = (0..rows).step_by(QUERY_TILE as usize).map(tile).collect();
-    measure(tuner, &ATTENTION_TILED, shapes, rows, Vec::new(), tiles)
+    measure(tuner, &ATTENTION_TILED, shapes.attention, shapes, rows, Vec::new(), tiles)
 }
 
 /// Times one operation with these items, of `rows` rows that end with the last key.
-fn measure(
+fn measure<S>(
     tuner: &mut Tuner,
-    operation: &Operation<AttentionShape>,
+    operation: &Operation<S>,
+    specialised: S,
     shapes: &TuneShapes,
     rows: u32,
     single: Vec<WorkItem>,
     tiled: Vec<WorkItem>,
 ) -> Result<()> {
     let shape = shapes.attention;
-    let candidates = tuner.candidates(operation, &[shape], &shape.to_string());
+    let candidates = tuner.candidates(operation, &[specialised], &shape.to_string());
     if candidates.is_empty() {
         return Ok(());
     }
     let gpu = tuner.gpu;
     let cols = shape.heads * shape.head_dim;
     let (q, out) = (Tensor::zeros(gpu, "q", rows, cols)?, Tensor::zeros(gpu, "out", rows, cols)?);
+    let blocks = Q8Tensor::zeros(gpu, "out", rows, cols)?;
+    let merges = single.is_empty() && tiled.is_empty();
     let partials = shapes.keys.div_ceil(KEY_SPLIT);
     let row = |row| Row {
         position: shapes.keys - rows + row,
@@ -74,7 +86,7 @@ fn measure(
         Attention {
             first_segment: 0,
             q: &q,
-            y: Activation::F32(&out),
+            y: if merges { Activation::Q8(&blocks) } else { Activation::F32(&out) },
             rows: &rows_table,
             single_items: std::slice::from_ref(&single),
             tiled_items: std::slice::from_ref(&tiled),

@@ -143,7 +143,7 @@ pub fn ensure_tuned(
     }
     // The larger a batch, the more time it takes: the smallest come last.
     let batches = RowCount::MANY.into_iter().rev().filter(|most| *most == u32::MAX || *most < shapes.rows);
-    let total = (1 + batches.clone().count()) * shapes.matrices.len() + 4 * shapes.adapters.len() + 4;
+    let total = (1 + batches.clone().count()) * shapes.matrices.len() + 4 * shapes.adapters.len() + 6;
     let mut tuner = Tuner {
         gpu,
         again: tune == Tune::Again,
@@ -211,11 +211,13 @@ impl Tuner<'_> {
     /// What takes little time comes first, then what matters most.
     fn all(&mut self, shapes: &TuneShapes, batches: impl Iterator<Item = u32>) -> Result<()> {
         pointwise::rms_norm(self, shapes)?;
+        pointwise::swiglu(self, shapes)?;
         pointwise::top_k(self, shapes)?;
         for adapters in &shapes.adapters {
             lora::lora(self, adapters, RowCount::Few(1))?;
             lora::lora(self, adapters, RowCount::many(count::ROWS, u32::MAX))?;
         }
+        attention::combine(self, shapes)?;
         attention::single(self, shapes)?;
         attention::tiled(self, shapes)?;
         for matrix in &shapes.matrices {
