@@ -13,7 +13,7 @@ import package::mat_mat_tile::{Tile, params, tile_of, weight_block, write, x_blo
 import package::quant::activations::block_scale;
 import package::quant::packed::two_words;
 import package::quant::scales::next_words;
-import package::weight::{ScaleWords, WeightScale, scale_in, weight_codes, weight_dot};
+import package::weight::{DOTS, ScaleWords, WeightScale, scale_in, weight_codes, weight_dot};
 
 @group(0) @binding(3) var<storage, read> x_codes: array<u64>;  // [rows, blocks, 4]
 @group(0) @binding(6) var<storage, read> x_scales: array<u64>; // [rows, blocks]
@@ -24,9 +24,8 @@ import package::weight::{ScaleWords, WeightScale, scale_in, weight_codes, weight
 @else const AT_ONCE = 1u;
 const GROUPS = TILE_ROWS / 4u / AT_ONCE;
 
-// A sum of a block's products; of its first 16 and of its others, where they are not small enough for pairs.
-@if(pairs) alias Dot = i32;
-@else alias Dot = vec2i;
+// Sums of a block's products.
+alias Dot = array<i32, DOTS>;
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Dots = array<array<array<Dot, COLS>, 4>, GROUPS>;
@@ -99,8 +98,7 @@ fn add_part(dots: ptr<function, Dots>, tile: Tile, first: u32, block: u32, part:
                     for (var k = 0u; k < 4u; k++) {
                         let x = bitcast<i32>(exchanged(bitcast<u32>(loaded[i][h][word][k]))[j]);
                         for (var col = 0u; col < COLS; col++) {
-                            @if(pairs) { (*dots)[i][j][col] += w[col][h][word][k] * x; }
-                            @else { (*dots)[i][j][col][h] += w[col][h][word][k] * x; }
+                            (*dots)[i][j][col][h % DOTS] += w[col][h][word][k] * x;
                         }
                     }
                 }
@@ -133,8 +131,8 @@ fn add_block(
                 let x = block_scale(vec2u(scales[j], code_sums[j]));
                 for (var col = 0u; col < COLS; col++) {
                     let dot = (*dots)[i][j][col];
-                    @if(pairs) let own = vec2i(split_pair(dot)[half] + 8 * x.sum, 0);
-                    @else let own = dot;
+                    @if(pairs) let own = vec2i(split_pair(dot[0])[half] + 8 * x.sum, 0);
+                    @else let own = vec2i(dot[0], select(0, dot[DOTS - 1u], DOTS == 2u));
                     let product = weight_dot((*w_scales)[col], own, x.sum);
                     (*sums)[half][i][j][col] = fma(x.scale, product, (*sums)[half][i][j][col]);
                 }

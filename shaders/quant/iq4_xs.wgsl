@@ -31,6 +31,9 @@ fn weight_codes(block: u32, part: u32) -> vec4u {
     return vec4u(numbers(chosen.x), numbers(chosen.y), numbers(chosen.z), numbers(chosen.w));
 }
 
+// Products of all of a block count together.
+@if(integer) const DOTS = 1u;
+
 @if(integer)
 fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
     return scale * f32(dots.x + dots.y);

@@ -25,6 +25,9 @@ fn weight_codes(block: u32, part: u32) -> vec4u {
     return sixteen_codes(block, part);
 }
 
+// Products of all of a block count together.
+@if(integer) const DOTS = 1u;
+
 @if(integer)
 fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
     return fma(scale.x, f32(dots.x + dots.y), scale.y * f32(sum));

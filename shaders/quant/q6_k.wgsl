@@ -57,6 +57,9 @@ fn words_of(block: u32, i: u32) -> vec2u {
     return vec2u(codes[first], codes[first + 1u]);
 }
 
+// Products of either half of a block count by themselves.
+@if(integer) const DOTS = 2u;
+
 @if(integer)
 fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
     return fma(scale.x, f32(dots.x), scale.y * f32(dots.y));

@@ -36,6 +36,9 @@ fn weight_codes(block: u32, part: u32) -> vec4u {
     return select(vec4u(low.xy, high.xy), vec4u(low.zw, high.zw), part == 1u);
 }
 
+// Products of all of a block count together.
+@if(integer) const DOTS = 1u;
+
 @if(integer)
 fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
     return scale * f32(dots.x + dots.y);

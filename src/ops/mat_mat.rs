@@ -91,8 +91,8 @@ fn registers(shader: &'static str, shape: &MatMatShape, rows: u32) -> KernelKey 
     key(shader, shape, [rows, cols * workgroup]).constant("COLS", cols).constant("WORKGROUP", workgroup)
 }
 
-fn registers_integer(shape: &MatMatShape, rows: u32) -> KernelKey {
-    KernelKey { needs: READS_WIDE, ..registers("mat_mat_registers_integer", shape, rows) }
+fn registers_integer(shape: &MatMatShape) -> KernelKey {
+    KernelKey { needs: READS_WIDE, ..registers("mat_mat_registers_integer", shape, shape.most.min(32)) }
 }
 
 /// Subgroups multiply matrices of `size`. A subgroup of 32, of which there are four, has one slot of the tile:
@@ -142,9 +142,13 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
         Variant {
             name: "registers_pairs",
             fits: |shape| integer(shape) && reads_small_integers(shape.format),
-            key: |shape| registers_integer(shape, shape.most.min(32)).flag("pairs", true),
+            key: |shape| registers_integer(shape).flag("pairs", true),
         },
-        Variant { name: "registers_integer", fits: integer, key: |shape| registers_integer(shape, 16) },
+        Variant {
+            name: "registers_integer",
+            fits: |shape| integer(shape) && !reads_small_integers(shape.format),
+            key: registers_integer,
+        },
         Variant {
             name: "registers",
             fits: |_| true,
