@@ -55,7 +55,7 @@ pub struct ModelArgs {
     /// Trust the device's kernels instead of trying them once against the CPU.
     #[arg(long)]
     pub no_self_test: bool,
-    /// Take the first kernel that runs instead of the one that was measured fastest on this device.
+    /// Take the kernels that suit this kind of device instead of those that were measured fastest on it.
     #[arg(long)]
     pub no_tune: bool,
     /// Measure anew which kernels are the fastest on this device.

@@ -53,7 +53,7 @@ impl<S> Operation<S> {
         gpu
     }
 
-    /// The kernel of the first runnable variant of the table.
+    /// The kernel of the variant that is probably the fastest without a measurement.
     ///
     /// # Errors
     /// [`ErrorKind::Device`] when every variant was rejected; as [`Gpu::kernel`].
@@ -71,7 +71,7 @@ impl<S> Operation<S> {
 
     /// The kernel of the variant that was measured fastest for `subject`, whose text names all sizes that
     /// speed depends on and nothing that the result's bits may not depend on; without a measurement, or where that variant
-    /// cannot run, of the first runnable one.
+    /// cannot run, as [`Operation::choose`].
     ///
     /// # Errors
     /// As [`Operation::choose`].
@@ -98,10 +98,22 @@ impl<S> Operation<S> {
         Ok((variant, gpu.kernel(&(variant.key)(shape))?))
     }
 
+    /// What is probably the fastest: the first of the table, but on a CPU, where the invocations of a workgroup take
+    /// turns, the first of those with the smallest workgroups.
+    fn likeliest(&self, gpu: &Gpu, shape: &S) -> Option<&'static Variant<S>> {
+        let mut runnable = self.runnable(gpu, shape);
+        match gpu.description().kind {
+            "software" => runnable.min_by_key(|variant| {
+                (variant.key)(shape).constants.into_iter().find(|(name, _)| *name == "WORKGROUP")
+            }),
+            _ => runnable.next(),
+        }
+    }
+
     fn variant(&self, gpu: &Gpu, shape: &S, preferred: Option<String>) -> Result<&'static Variant<S>> {
         let preferred =
             preferred.and_then(|name| self.runnable(gpu, shape).find(|variant| variant.name == name));
-        preferred.or_else(|| self.runnable(gpu, shape).next()).ok_or_else(|| {
+        preferred.or_else(|| self.likeliest(gpu, shape)).ok_or_else(|| {
             Error::new(ErrorKind::Device, self.name, "no kernel variant gives right results on this device")
         })
     }
