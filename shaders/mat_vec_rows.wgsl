@@ -24,7 +24,6 @@ import package::weight::{ScaleWords, WeightScale, scale_in, weight_codes, weight
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, ROWS>;
-alias Scales = array<WeightScale, ROWS>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -47,12 +46,7 @@ fn multiply(task: Task, first: u32, invocation: Invocation) {
     var sums: Sums;
     var scale_words: array<ScaleWords, ROWS>;
     for (var block = 0u; block < params.blocks; block++) {
-        var scales: Scales;
-        for (var row = 0u; row < ROWS; row++) {
-            let at = block_of(task, first + row, block);
-            scale_words[row] = next_words(scale_words[row], at, block == 0u);
-            scales[row] = scale_in(scale_words[row], at);
-        }
+        var scales = next_scales(&scale_words, task, first, block);
         add_block(&sums, &scales, task, first, block, invocation.lane);
     }
     for (var col = 0u; col < COLS; col++) {
@@ -65,6 +59,21 @@ fn multiply(task: Task, first: u32, invocation: Invocation) {
             finish(task, first + unit * UNIT, col, &outputs);
         }
     }
+}
+
+fn next_scales(
+    words: ptr<function, array<ScaleWords, ROWS>>,
+    task: Task,
+    first: u32,
+    block: u32,
+) -> array<WeightScale, ROWS> {
+    var scales: array<WeightScale, ROWS>;
+    for (var row = 0u; row < ROWS; row++) {
+        let at = block_of(task, first + row, block);
+        (*words)[row] = next_words((*words)[row], at, block == 0u);
+        scales[row] = scale_in((*words)[row], at);
+    }
+    return scales;
 }
 
 // What row `col` of x is to be multiplied with.
@@ -85,7 +94,14 @@ fn x_scale(col: u32, invocation: Invocation) -> f32 {
 }
 
 @if(integer)
-fn add_block(sums: ptr<function, Sums>, w_scales: ptr<function, Scales>, task: Task, first: u32, block: u32, lane: u32) {
+fn add_block(
+    sums: ptr<function, Sums>,
+    w_scales: ptr<function, array<WeightScale, ROWS>>,
+    task: Task,
+    first: u32,
+    block: u32,
+    lane: u32,
+) {
     var own_codes: array<vec2u, COLS>;
     var own_scales: array<vec2u, COLS>;
     if lane < 4u {
@@ -114,7 +130,14 @@ fn add_block(sums: ptr<function, Sums>, w_scales: ptr<function, Scales>, task: T
 }
 
 @else
-fn add_block(sums: ptr<function, Sums>, w_scales: ptr<function, Scales>, task: Task, first: u32, block: u32, lane: u32) {
+fn add_block(
+    sums: ptr<function, Sums>,
+    w_scales: ptr<function, array<WeightScale, ROWS>>,
+    task: Task,
+    first: u32,
+    block: u32,
+    lane: u32,
+) {
     for (var j = 0u; j < QUADS; j++) {
         var own: array<f32, COLS>;
         if lane < 4u {
