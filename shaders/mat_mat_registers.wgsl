@@ -1,8 +1,8 @@
 // y = x · weightᵀ for any number of rows of x, without workgroup memory and its barriers: every invocation
 // computes TILE_ROWS rows by COLS columns of y by itself; the weights are read and decoded once for TILE_ROWS rows.
 //
-// All invocations need the same values of x. To a driver that loads for one invocation after the other, a load costs
-// as much for each that takes part: only four do, with another value each, and the subgroup exchanges what they loaded.
+// All invocations need the same values of x: four load another value each, see exchange.
+import package::exchange::exchanged;
 import package::generated::{COLS, QUADS, TILE_ROWS, WORKGROUP};
 import package::mat_mat_tile::{Tile, params, tile_of, weight_block, write, x_block};
 import package::quant::scales::weight_scale;
@@ -64,12 +64,4 @@ fn add_block(sums: ptr<function, Sums>, tile: Tile, first: u32, block: u32, lane
             }
         }
     }
-}
-
-// What the first four invocations of the subgroup, which has no fewer, hold.
-fn exchanged(value: u32) -> vec4u {
-    return vec4u(
-        subgroupBroadcast(value, 0u), subgroupBroadcast(value, 1u),
-        subgroupBroadcast(value, 2u), subgroupBroadcast(value, 3u),
-    );
 }

@@ -6,12 +6,12 @@
 // the number a + 65536 b, and 8 is taken away from codes of weights. A sum of 32 products is at most 32 · 8 · 127 = 32512, so that
 // both halves of it are exact: 3 · (2 + 65536 · -1) = -196602 is 6 and -3.
 //
-// All invocations need the same values of x. To a driver that loads for one invocation after the other, a load costs
-// as much for each that takes part: only four do, with another row each, and the subgroup exchanges what they loaded.
+// All invocations need the same values of x: four load another row each, see exchange.
+import package::exchange::exchanged;
 import package::generated::{COLS, TILE_ROWS, WORKGROUP};
 import package::mat_mat_tile::{Tile, params, tile_of, weight_block, write, x_block};
 import package::quant::activations::block_scale;
-import package::quant::packed::two_words;
+import package::quant::packed::{signed_integers, two_words};
 import package::quant::scales::next_words;
 import package::weight::{DOTS, ScaleWords, WeightScale, scale_in, weight_codes, weight_dot};
 
@@ -178,14 +178,9 @@ fn x_words(tile: Tile, row: u32, block: u32, part: u32) -> vec4u {
 
 fn signed(words: vec4u) -> Numbers {
     return Numbers(
-        array<vec4i, 2>(signed_word(words.x), signed_word(words.y)),
-        array<vec4i, 2>(signed_word(words.z), signed_word(words.w)),
+        array<vec4i, 2>(signed_integers(words.x), signed_integers(words.y)),
+        array<vec4i, 2>(signed_integers(words.z), signed_integers(words.w)),
     );
-}
-
-// 0x0000fe01 is 1, -2, 0, 0.
-fn signed_word(word: u32) -> vec4i {
-    return bitcast<vec4i>(vec4u(word) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u);
 }
 
 // What a sum of products is for either of two rows.
@@ -193,12 +188,4 @@ fn signed_word(word: u32) -> vec4i {
 fn split_pair(dot: i32) -> vec2i {
     let first = (dot << 16u) >> 16u;
     return vec2i(first, (dot - first) >> 16u);
-}
-
-// What the first four invocations of the subgroup, which has no fewer, hold.
-fn exchanged(value: u32) -> vec4u {
-    return vec4u(
-        subgroupBroadcast(value, 0u), subgroupBroadcast(value, 1u),
-        subgroupBroadcast(value, 2u), subgroupBroadcast(value, 3u),
-    );
 }

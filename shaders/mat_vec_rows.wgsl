@@ -2,14 +2,14 @@
 // neighbouring outputs of each by itself. With `integer`, both factors are integer codes of a block, whose products
 // are summed exactly before they are scaled.
 //
-// All invocations need the same values of x. To a driver that loads for one invocation after the other, a load costs
-// as much for each that takes part: only four do, with another value each, and the subgroup exchanges what they loaded.
+// All invocations need the same values of x: four load another value each, see exchange.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
 //
 // With `normed`, rows of x are still to be divided by the root of their mean square: see epilogue/rms_norm.
 import package::epilogue::{UNIT, finish};
+import package::exchange::exchanged;
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
 import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x_row};
 import package::quant::activations::{BlockScale, Parts, block_scale, dot_block};
@@ -158,12 +158,4 @@ fn add_block(
             }
         }
     }
-}
-
-// What the first four invocations of the subgroup, which has no fewer, hold.
-fn exchanged(value: u32) -> vec4u {
-    return vec4u(
-        subgroupBroadcast(value, 0u), subgroupBroadcast(value, 1u),
-        subgroupBroadcast(value, 2u), subgroupBroadcast(value, 3u),
-    );
 }

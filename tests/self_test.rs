@@ -190,7 +190,7 @@ fn faults_are_found() {
         ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", |variant| {
             integers(variant) && !registers(variant)
         }),
-        ("mat_mat_registers_integer", "signed_word(words.w)", "signed_word(words.z)", registers),
+        ("mat_mat_registers_integer", "signed_integers(words.w)", "signed_integers(words.z)", registers),
         ("mat_mat_registers_integer", "bytes_less_8(words.w)", "bytes_less_8(words.z)", pairs),
         // The same word twice.
         ("quant/packed", "u32(both >> 32u)", "u32(both)", |variant| {

@@ -30,5 +30,9 @@ fn bytes(word: u32) -> vec4f {
 
 // 0x0000fe01 is 1, -2, 0, 0.
 fn signed_bytes(word: u32) -> vec4f {
-    return vec4f(bitcast<vec4i>(vec4u(word) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u));
+    return vec4f(signed_integers(word));
+}
+
+fn signed_integers(word: u32) -> vec4i {
+    return bitcast<vec4i>(vec4u(word) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u);
 }

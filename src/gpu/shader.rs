@@ -29,6 +29,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "epilogue/rms_norm",
     "epilogue/rope_kv",
     "epilogue/swiglu",
+    "exchange",
     "expert_sum",
     "fill",
     "gather",
