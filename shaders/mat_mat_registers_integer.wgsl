@@ -2,14 +2,13 @@
 // workgroup memory and its barriers: every invocation computes TILE_ROWS rows by COLS columns of y by itself. Codes of
 // weights are read and unpacked once for TILE_ROWS rows.
 //
-// With `pairs`, for codes of weights of 0 to 15, two rows are multiplied at once: code a of one and b of the other are
-// the number a + 65536 b, and 8 is taken away from codes of weights. A sum of 32 products is at most 32 · 8 · 127 = 32512, so that
-// both halves of it are exact: 3 · (2 + 65536 · -1) = -196602 is 6 and -3.
+// With `pairs`, two rows are multiplied at once: see pairs.
 //
 // All invocations need the same values of x: four load another row each, see exchange.
 import package::exchange::exchanged;
 import package::generated::{COLS, TILE_ROWS, WORKGROUP};
 import package::mat_mat_tile::{Tile, params, tile_of, weight_block, write, x_block};
+import package::pairs::split_pair;
 import package::quant::activations::block_scale;
 import package::quant::packed::{signed_integers, two_words};
 import package::quant::scales::next_words;
@@ -181,11 +180,4 @@ fn signed(words: vec4u) -> Numbers {
         array<vec4i, 2>(signed_integers(words.x), signed_integers(words.y)),
         array<vec4i, 2>(signed_integers(words.z), signed_integers(words.w)),
     );
-}
-
-// What a sum of products is for either of two rows.
-@if(pairs)
-fn split_pair(dot: i32) -> vec2i {
-    let first = (dot << 16u) >> 16u;
-    return vec2i(first, (dot - first) >> 16u);
 }

@@ -1,6 +1,6 @@
 // y = x · weightᵀ for COLS rows of x, without workgroup memory and its barriers: every invocation computes ROWS
 // neighbouring outputs of each by itself. With `integer`, both factors are integer codes of a block, whose products
-// are summed exactly before they are scaled.
+// are summed exactly before they are scaled, with `pairs` two at a time: see pairs.
 //
 // All invocations need the same values of x: four load another value each, see exchange.
 //
@@ -12,6 +12,7 @@ import package::epilogue::{UNIT, finish};
 import package::exchange::exchanged;
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
 import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x_row};
+import package::pairs::{column_pairs, split_pair, weight_pairs};
 import package::quant::activations::{BlockScale, Parts, block_scale, dot_block};
 import package::quant::packed::two_words;
 import package::quant::scales::next_words;
@@ -93,6 +94,10 @@ fn x_scale(col: u32, invocation: Invocation) -> f32 {
     return 1.0;
 }
 
+// Codes of a block as they are multiplied. For pairs, the second and fourth of each word apart from the first and third.
+@if(pairs) alias Codes = array<Parts, 2>;
+@else alias Codes = array<Parts, 1>;
+
 @if(integer)
 fn add_block(
     sums: ptr<function, Sums>,
@@ -111,22 +116,66 @@ fn add_block(
             own_scales[col] = two_words(x_scales[at]);
         }
     }
-    var codes: array<Parts, COLS>;
+    var codes: array<Codes, COLS>;
     var scales: array<BlockScale, COLS>;
     for (var col = 0u; col < COLS; col++) {
-        let even = exchanged(own_codes[col].x);
-        let odd = exchanged(own_codes[col].y);
-        codes[col] = Parts(vec4u(even.x, odd.x, even.z, odd.z), vec4u(even.y, odd.y, even.w, odd.w));
+        codes[col] = x_block_codes(own_codes[col]);
         scales[col] = block_scale(subgroupBroadcast(own_scales[col], 0u));
     }
     for (var row = 0u; row < ROWS; row++) {
         let at = block_of(task, first + row, block);
-        let w = Parts(weight_codes(at, 0u), weight_codes(at, 1u));
+        let w = weight_block_codes(Parts(weight_codes(at, 0u), weight_codes(at, 1u)));
         for (var col = 0u; col < COLS; col++) {
-            let dot = weight_dot((*w_scales)[row], dot_block(w, codes[col]), scales[col].sum);
+            let dot = weight_dot((*w_scales)[row], block_dot(w, codes[col], scales[col].sum), scales[col].sum);
             (*sums)[row][col] = fma(scales[col].scale, dot, (*sums)[row][col]);
         }
     }
+}
+
+// Of all of a block, of which this invocation has read two words.
+@if(pairs)
+fn x_block_codes(own: vec2u) -> Codes {
+    let even = column_pairs(own.x);
+    let odd = column_pairs(own.y);
+    return Codes(all_words(vec2u(even.x, odd.x)), all_words(vec2u(even.y, odd.y)));
+}
+
+@elif(integer)
+fn x_block_codes(own: vec2u) -> Codes {
+    return Codes(all_words(own));
+}
+
+@if(integer)
+fn all_words(own: vec2u) -> Parts {
+    let even = exchanged(own.x);
+    let odd = exchanged(own.y);
+    return Parts(vec4u(even.x, odd.x, even.z, odd.z), vec4u(even.y, odd.y, even.w, odd.w));
+}
+
+@if(pairs)
+fn weight_block_codes(codes: Parts) -> Codes {
+    return Codes(
+        Parts(weight_pairs(codes[0]), weight_pairs(codes[1])),
+        Parts(weight_pairs(codes[0] >> vec4u(8u)), weight_pairs(codes[1] >> vec4u(8u))),
+    );
+}
+
+@elif(integer)
+fn weight_block_codes(codes: Parts) -> Codes {
+    return Codes(codes);
+}
+
+// Sums of products, as weight_dot takes them.
+@if(pairs)
+fn block_dot(w: Codes, x: Codes, sum: i32) -> vec2i {
+    let products = w[0][0] * x[0][0] + w[0][1] * x[0][1] + w[1][0] * x[1][0] + w[1][1] * x[1][1];
+    let dot = bitcast<i32>(products.x + products.y + products.z + products.w);
+    return vec2i(split_pair(dot).y + 8 * sum, 0);
+}
+
+@elif(integer)
+fn block_dot(w: Codes, x: Codes, sum: i32) -> vec2i {
+    return dot_block(w[0], x[0]);
 }
 
 @else

@@ -12,7 +12,8 @@ use mistral_wgpu::{
 };
 use pollster::block_on;
 use products::{
-    assert_product, each_mat_mat, in_parts, many_rows, matrix, product, product_of, round_up, runnable,
+    assert_product, each_mat_mat, each_of, in_parts, many_rows, matrix, product, product_of, round_up,
+    runnable,
 };
 
 fn open(options: &GpuOptions) -> Gpu {
@@ -162,12 +163,16 @@ fn rows_beyond_the_count_are_not_written() {
     }
 }
 
-/// The largest codes of both factors, whose sums over half a block still fit into the half of a number that `pairs` has
-/// for them, in rows of either sign.
+/// The largest codes of both factors, whose sums over a block still fit into the half of a number that pairs have for
+/// them, in rows of either sign.
 #[test]
 fn sums_of_the_largest_codes_are_exact() {
-    let checked = each_mat_mat().into_iter().filter(|(variant, ..)| variant.name.ends_with("pairs"));
-    for (variant, gpu, formats) in checked {
+    let mat_mat = each_mat_mat()
+        .into_iter()
+        .map(|(variant, gpu, formats)| (variant.name, gpu, formats, RowCount::many(1, 8)));
+    let mat_vec = each_of(&MAT_VEC, |format| MatVecShape::new(format, 8)).into_iter();
+    let mat_vec = mat_vec.map(|(variant, gpu, formats)| (variant.name, gpu, formats, RowCount::Few(8)));
+    for (name, gpu, formats, rows) in mat_mat.chain(mat_vec).filter(|(name, ..)| name.ends_with("pairs")) {
         for format in formats {
             let cols = round_up(format, 64);
             let weights: Vec<f32> = (0..2 * cols).map(|i| if i % 32 == 0 { 0.0 } else { 1.0 }).collect();
@@ -177,8 +182,8 @@ fn sums_of_the_largest_codes_are_exact() {
                 .iter()
                 .flat_map(|x| vec![*x; cols as usize])
                 .collect();
-            let (y, multiplied) = product_of(&gpu, &weight, &x, RowCount::many(1, 8), 8);
-            assert_product(&y, &matrix, &multiplied, &format!("{}/{}", variant.name, format.name));
+            let (y, multiplied) = product_of(&gpu, &weight, &x, rows, 8);
+            assert_product(&y, &matrix, &multiplied, &format!("{name}/{}", format.name));
         }
     }
 }

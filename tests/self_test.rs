@@ -129,14 +129,14 @@ fn integers(variant: &str) -> bool {
     variant.contains("integer") || pairs(variant)
 }
 
-/// Variants that multiply integers of two rows at once.
+/// Variants that do two products of integers at once.
 fn pairs(variant: &str) -> bool {
     variant.ends_with("pairs")
 }
 
 /// Variants of the kernel that multiplies integers without workgroup memory.
 fn registers(variant: &str) -> bool {
-    variant == "mat_mat/registers_integer" || pairs(variant)
+    variant.starts_with("mat_mat/registers_")
 }
 
 fn attention(variant: &str) -> bool {
@@ -149,7 +149,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 39] = [
+    let faults: [Fault; 40] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -188,13 +188,18 @@ fn faults_are_found() {
         // Products of the fourth words, of the fourth bytes of words, and a part of the correction for codes that are
         // stored plus 8, which pairs do without.
         ("quant/activations", "+ dot4I8Packed(a.w, b.w)", "", |variant| {
-            integers(variant) && !registers(variant)
+            integers(variant) && !registers(variant) && !pairs(variant)
         }),
         ("mat_mat_registers_integer", "signed_integers(words.w)", "signed_integers(words.z)", registers),
-        ("mat_mat_registers_integer", "bytes_less_8(words.w)", "bytes_less_8(words.z)", pairs),
+        ("mat_mat_registers_integer", "bytes_less_8(words.w)", "bytes_less_8(words.z)", |variant| {
+            registers(variant) && pairs(variant)
+        }),
+        ("pairs", "codes.zw + (codes.xy", "codes.zw + (codes.xx", |variant| {
+            of(variant, &["mat_vec", "mat_vec_swiglu", "mat_vec_rms_norm"]) && pairs(variant)
+        }),
         // The same word twice.
         ("quant/packed", "u32(both >> 32u)", "u32(both)", |variant| {
-            registers(variant) || variant.ends_with("rows_integer")
+            registers(variant) || pairs(variant) || variant.ends_with("rows_integer")
         }),
         ("quant/activations", "+ sums.w", "", |variant| integers(variant) && !pairs(variant)),
         ("quant/activations", "select(127.0 / largest", "select(100.0 / largest", |variant| {

@@ -3,7 +3,7 @@
 use super::{
     EpilogueShape, Operation, Variant,
     matmul::{EXPERTS, MatmulParams},
-    weight::{READS_WIDE, reads_f16, reads_integers, weight_key},
+    weight::{READS_WIDE, reads_f16, reads_integers, reads_small_integers, weight_key},
 };
 use crate::{
     gpu::{Capability, KernelKey},
@@ -72,6 +72,10 @@ fn rows(shape: &MatVecShape, rows: u32) -> KernelKey {
     key("mat_vec_rows", shape, rows, 8)
 }
 
+fn rows_integer(shape: &MatVecShape) -> KernelKey {
+    KernelKey { needs: READS_WIDE, ..rows(shape, 8) }
+}
+
 /// Whether both factors are there as integers, and no more buffers are bound than every device can.
 fn integer(shape: &MatVecShape) -> bool {
     let bound = matches!(shape.epilogue, EpilogueShape::RopeKv(_));
@@ -102,9 +106,14 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
     Variant { name: "baseline", fits: |_| true, key: baseline },
     // These have so few invocations that they starve a GPU: faster on a CPU.
     Variant {
+        name: "rows_pairs",
+        fits: |shape| integer(shape) && reads_small_integers(shape.format),
+        key: |shape| rows_integer(shape).flag("pairs", true),
+    },
+    Variant {
         name: "rows_integer",
-        fits: integer,
-        key: |shape| KernelKey { needs: READS_WIDE, ..rows(shape, 8) },
+        fits: |shape| integer(shape) && !reads_small_integers(shape.format),
+        key: rows_integer,
     },
     Variant {
         name: "rows",

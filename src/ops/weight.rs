@@ -280,7 +280,7 @@ pub(super) fn reads_integers(format: &Format) -> bool {
 /// take as long for two as for one.
 pub(super) const READS_WIDE: &[Capability] = &[Capability::Integer, Capability::Int64, Capability::Subgroup];
 
-/// Whether `weight_codes` are 0 to 15, so that two rows of activations can be multiplied with them at once.
+/// Whether `weight_codes` are 0 to 15, so that two products are one: see `pairs.wgsl`.
 pub(super) fn reads_small_integers(format: &Format) -> bool {
     matches!(format.name, "q4_0" | "q4_1" | "q4_k" | "int4")
 }

@@ -25,14 +25,21 @@ pub fn many_rows(format: &'static Format) -> MatMatShape {
     MatMatShape { format, q8: true, most: u32::MAX, experts: false }
 }
 
-/// Every variant of [`MAT_MAT`] that the device can run, by itself, with the formats that it fits.
-pub fn each_mat_mat() -> Vec<(&'static Variant<MatMatShape>, Gpu, Vec<&'static Format>)> {
-    let names = runnable(&MAT_MAT, many_rows);
-    let runnable = MAT_MAT.variants.iter().filter(|variant| names.contains(&variant.name));
-    let fits = |variant: &Variant<MatMatShape>| {
-        FORMATS.into_iter().filter(|format| (variant.fits)(&many_rows(format))).collect()
-    };
-    runnable.map(|variant| (variant, MAT_MAT.only(&GPU, variant), fits(variant))).collect()
+/// A variant, a device that takes no other, and the formats that it fits.
+type Alone<S> = (&'static Variant<S>, Gpu, Vec<&'static Format>);
+
+/// Every variant of [`MAT_MAT`] that the device can run, by itself.
+pub fn each_mat_mat() -> Vec<Alone<MatMatShape>> {
+    each_of(&MAT_MAT, many_rows)
+}
+
+/// Every variant of a product that the device can run, by itself.
+pub fn each_of<S>(operation: &'static Operation<S>, shape: fn(&'static Format) -> S) -> Vec<Alone<S>> {
+    let names = runnable(operation, shape);
+    let runnable = operation.variants.iter().filter(|variant| names.contains(&variant.name));
+    let fits =
+        |variant: &Variant<S>| FORMATS.into_iter().filter(|format| (variant.fits)(&shape(format))).collect();
+    runnable.map(|variant| (variant, operation.only(&GPU, variant), fits(variant))).collect()
 }
 
 /// Variants of a product that the device can run for any format.
