@@ -1,19 +1,22 @@
 // The queries of attention.
+@if(int64) import package::exchange::exchanged;
 import package::generated::HEAD_DIM;
 import package::kv::page::PAIRS;
+@if(int64) import package::quant::packed::two_words;
 
-@if(whole_octets) @group(0) @binding(1) var<storage, read> q: array<vec4f>; // [rows, stride / 4]
-@else @group(0) @binding(1) var<storage, read> q: array<vec2f>;             // [rows, stride / 2]
+@if(int64) @group(0) @binding(1) var<storage, read> q: array<u64>;            // [rows, stride / 2]
+@elif(whole_octets) @group(0) @binding(1) var<storage, read> q: array<vec4f>; // [rows, stride / 4]
+@else @group(0) @binding(1) var<storage, read> q: array<vec2f>;               // [rows, stride / 2]
 
 // Dimensions 8 * octet to 8 * octet + 7 of the query head that begins `start` floats into q. What lies beyond the head
 // is zero.
-@if(whole_octets)
+@if(whole_octets && !int64)
 fn q_octet(start: u32, octet: u32) -> mat2x4f {
     let quad = start / 4u + 2u * octet;
     return mat2x4f(q[quad], q[quad + 1u]);
 }
 
-@else
+@elif(!int64)
 fn q_octet(start: u32, octet: u32) -> mat2x4f {
     let first = start / 2u;
     return mat2x4f(
@@ -22,7 +25,25 @@ fn q_octet(start: u32, octet: u32) -> mat2x4f {
     );
 }
 
-@if(!whole_octets)
+// Of an octet, whose pairs the first four invocations of the subgroup have.
+@else
+fn q_octet(own: vec2f) -> mat2x4f {
+    let even = bitcast<vec4f>(exchanged(bitcast<u32>(own.x)));
+    let odd = bitcast<vec4f>(exchanged(bitcast<u32>(own.y)));
+    return mat2x4f(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
+}
+
+@if(!whole_octets || int64)
 fn q_pair(first: u32, pair: u32) -> vec2f {
-    return select(vec2f(0.0), q[first + min(pair, PAIRS - 1u)], pair < PAIRS);
+    return select(vec2f(0.0), pair_at(first + min(pair, PAIRS - 1u)), pair < PAIRS);
+}
+
+@if(int64)
+fn pair_at(index: u32) -> vec2f {
+    return bitcast<vec2f>(two_words(q[index]));
+}
+
+@elif(!whole_octets)
+fn pair_at(index: u32) -> vec2f {
+    return q[index];
 }

@@ -1,8 +1,12 @@
 // ROWS neighbouring query rows against a range of their sequence's keys, one in decoding: one workgroup per work item, KV
 // head and ROWS of the item's rows computes all query heads that share the KV head, BLOCK keys at a time with a running
 // softmax (Milakov & Gimelshein 2018, arXiv:1805.02867). First each invocation has KEYS keys, then an octet of the values.
+//
+// With `int64`, two words are read at once, and what all invocations need is read by four: see exchange.
 import package::attention_partial::{MASKED, partial_start, visible_keys};
 import package::attention_query::q_octet;
+@if(int64) import package::attention_query::q_pair;
+@if(int64) import package::exchange::exchanged;
 import package::generated::{AttentionParams, GROUP, HEAD_DIM, KEYS, PAGE, ROWS, Row, TEAM, TILES, WORKGROUP, WorkItem};
 import package::kv::cache::{first_octet, k_octet, v_octet};
 import package::kv::page::OCTETS;
@@ -33,6 +37,9 @@ var<workgroup> slice_sums: array<vec4f, ROUND * WORKGROUP * 2u>; // [ROUND, WORK
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the scores in registers.
 alias Scores = array<array<f32, KEYS>, QUERIES>;
 
+// Quads of dimensions, of each query.
+alias Quads = array<vec4f, QUERIES>;
+
 // The largest of each query's values over the workgroup, in two steps: TEAM invocations take every TEAM-th value.
 fn workgroup_max(values: ptr<function, array<f32, QUERIES>>, index: u32) {
     for (var query = 0u; query < QUERIES; query++) {
@@ -56,15 +63,24 @@ fn workgroup_max(values: ptr<function, array<f32, QUERIES>>, index: u32) {
 
 // q · k of the keys at places of pages for each query; `q_starts` of the rows, `first` as first_octet. A query is read
 // once for all keys of an invocation. Each octet is summed by itself first, which loses fewer bits.
-fn dots(q_starts: array<u32, ROWS>, first: array<u32, KEYS>, place: array<u32, KEYS>) -> Scores {
+fn dots(q_starts: array<u32, ROWS>, first: array<u32, KEYS>, place: array<u32, KEYS>, lane: u32) -> Scores {
     var sums: Scores;
     for (var octet = 0u; octet < OCTETS; octet++) {
         var k: array<mat2x4f, KEYS>;
         for (var i = 0u; i < KEYS; i++) {
             k[i] = k_octet(first[i], place[i], octet);
         }
+        @if(int64) var own: array<vec2f, QUERIES>;
+        @if(int64)
+        if lane < 4u {
+            for (var query = 0u; query < QUERIES; query++) {
+                let start = q_starts[query / GROUP] + query % GROUP * HEAD_DIM;
+                own[query] = q_pair(start / 2u, 4u * octet + lane);
+            }
+        }
         for (var query = 0u; query < QUERIES; query++) {
-            let x = q_octet(q_starts[query / GROUP] + query % GROUP * HEAD_DIM, octet);
+            @if(int64) let x = q_octet(own[query]);
+            @else let x = q_octet(q_starts[query / GROUP] + query % GROUP * HEAD_DIM, octet);
             for (var i = 0u; i < KEYS; i++) {
                 let low = k[i][0];
                 let high = k[i][1];
@@ -76,8 +92,50 @@ fn dots(q_starts: array<u32, ROWS>, first: array<u32, KEYS>, place: array<u32, K
     return sums;
 }
 
+// Adds the weighted values of `count` keys from `begin` on.
+@if(int64)
+fn add_values(
+    low: ptr<function, Quads>,
+    high: ptr<function, Quads>,
+    item: WorkItem,
+    kv_head: u32,
+    begin: u32,
+    count: u32,
+    octet: u32,
+    lane: u32,
+) {
+    for (var first = 0u; first < count; first += 4u) {
+        var own_page = 0u;
+        var own: array<f32, QUERIES>;
+        if lane < 4u {
+            own_page = page_table[item.pages + (begin + min(first + lane, count - 1u)) / PAGE];
+            for (var query = 0u; query < QUERIES; query++) {
+                own[query] = weights[query * BLOCK + first + lane]; // zero of a key beyond the last
+            }
+        }
+        let pages = exchanged(own_page);
+        var v: array<mat2x4f, 4>;
+        for (var i = 0u; i < 4u; i++) {
+            let key = begin + min(first + i, count - 1u);
+            v[i] = v_octet(first_octet(pages[i], kv_head), key % PAGE, octet);
+        }
+        for (var query = 0u; query < QUERIES; query++) {
+            let four = bitcast<vec4f>(exchanged(bitcast<u32>(own[query])));
+            for (var i = 0u; i < 4u; i++) {
+                (*low)[query] = fma(vec4f(four[i]), v[i][0], (*low)[query]);
+                (*high)[query] = fma(vec4f(four[i]), v[i][1], (*high)[query]);
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
+fn main(
+    @builtin(workgroup_id) workgroup: vec3u,
+    @builtin(local_invocation_index) index: u32,
+    @if(int64) @builtin(subgroup_invocation_id) lane: u32,
+) {
+    @if(!int64) let lane = 0u;
     let item = items[workgroup.x];
     let kv_head = workgroup.y / TILES;
     let first_row = workgroup.y % TILES * ROWS;
@@ -102,8 +160,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
 
     var maximum: array<f32, QUERIES>; // so far
     var sum: array<f32, QUERIES>;     // of the weights of the invocation's keys
-    var low: array<vec4f, QUERIES>;   // of the octet, over the slice's values
-    var high: array<vec4f, QUERIES>;
+    var low: Quads;                   // of the octet, over the slice's values
+    var high: Quads;
     for (var query = 0u; query < QUERIES; query++) {
         maximum[query] = MASKED;
     }
@@ -116,7 +174,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
             first[i] = first_octet(page_table[item.pages + key / PAGE], kv_head);
             place[i] = key % PAGE;
         }
-        var scores = dots(q_starts, first, place);
+        var scores = dots(q_starts, first, place, lane);
         var largest: array<f32, QUERIES>;
         for (var query = 0u; query < QUERIES; query++) {
             largest[query] = MASKED;
@@ -145,6 +203,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         workgroupBarrier();
 
         let count = min(BLOCK, end - begin);
+        @if(int64) add_values(&low, &high, item, kv_head, begin, count, octet, lane);
+        @else
         for (var i = slice; i < count; i += SLICES) {
             let key = begin + i;
             let v = v_octet(first_octet(page_table[item.pages + key / PAGE], kv_head), key % PAGE, octet);

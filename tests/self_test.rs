@@ -149,7 +149,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 40] = [
+    let faults: [Fault; 41] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -194,12 +194,18 @@ fn faults_are_found() {
         ("mat_mat_registers_integer", "bytes_less_8(words.w)", "bytes_less_8(words.z)", |variant| {
             registers(variant) && pairs(variant)
         }),
+        ("attention_rows", "vec4f(four[i])", "vec4f(four[0])", |variant| {
+            attention(variant) && variant.ends_with("exchange")
+        }),
         ("pairs", "codes.zw + (codes.xy", "codes.zw + (codes.xx", |variant| {
             of(variant, &["mat_vec", "mat_vec_swiglu", "mat_vec_rms_norm"]) && pairs(variant)
         }),
         // The same word twice.
         ("quant/packed", "u32(both >> 32u)", "u32(both)", |variant| {
-            registers(variant) || pairs(variant) || variant.ends_with("rows_integer")
+            registers(variant)
+                || pairs(variant)
+                || variant.ends_with("rows_integer")
+                || variant.ends_with("exchange")
         }),
         ("quant/activations", "+ sums.w", "", |variant| integers(variant) && !pairs(variant)),
         ("quant/activations", "select(127.0 / largest", "select(100.0 / largest", |variant| {
@@ -270,7 +276,7 @@ fn faults_are_found() {
         ("attention_combine", "sum = fma(factor,", "sum = fma(1.0,", attention),
     ];
     let mut shapes = shapes("q4_0", KvFormat::F16);
-    shapes.attention.head_dim = 32; // whole blocks
+    shapes.attention.head_dim = 64; // whole blocks, and no more invocations than octets
     let [all, _] = tested(&block_on(Gpu::open(&GpuOptions::default())).unwrap(), &shapes);
     // Faults that make different variants wrong share a device: each must be caught all the same. Fused products count
     // as plain ones, since they are not tested where those are wrong.
@@ -287,12 +293,12 @@ fn faults_are_found() {
             None => devices.push((vec![fault], wrong)),
         }
     }
-    let subgroups = GPU.capabilities().has(&[Capability::Subgroup]);
+    let optional = GPU.capabilities().has(&[Capability::Subgroup, Capability::Int64]);
     for (faults, _) in devices {
         let edits: Vec<_> = faults.iter().map(|(file, from, to, _)| (*file, *from, *to)).collect();
         let [mut tested, wrong] = tested(&broken(&edits), &shapes);
         for (file, from, _, expected) in &faults {
-            let may_lack = !subgroups || *file == "mat_mat_matrices";
+            let may_lack = !optional || *file == "mat_mat_matrices";
             assert!(tested.iter().any(|variant| expected(variant)) || may_lack, "{file}, `{from}`: untested");
         }
         tested.retain(|variant| faults.iter().any(|fault| fault.3(variant)));

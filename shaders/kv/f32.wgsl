@@ -1,5 +1,8 @@
 // KV cache in f32: dimension i of an octet is word i.
-alias KvOctet = mat2x4f;
+@if(int64) import package::quant::packed::two_words;
+
+@if(int64) alias KvOctet = vec4<u64>;
+@else alias KvOctet = mat2x4f;
 
 // Dimensions that one invocation encodes.
 const KV_CHUNK = 2u;
@@ -16,5 +19,11 @@ fn kv_encode(values: ptr<function, array<f32, 2>>) -> KvCodes {
 }
 
 fn kv_decode(octet: KvOctet) -> mat2x4f {
-    return octet;
+    @if(int64) return mat2x4f(vec4f(pair(octet.x), pair(octet.y)), vec4f(pair(octet.z), pair(octet.w)));
+    @else return octet;
+}
+
+@if(int64)
+fn pair(both: u64) -> vec2f {
+    return bitcast<vec2f>(two_words(both));
 }

@@ -2,8 +2,11 @@
 // be multiplied with the scale of its block of 32.
 import package::half::half_bits;
 import package::kv::blocks::{block_scale, reciprocal};
+import package::quant::packed::signed_bytes;
+@if(int64) import package::quant::packed::two_words;
 
-alias KvOctet = vec2u;
+@if(int64) alias KvOctet = u64;
+@else alias KvOctet = vec2u;
 
 // Dimensions that one invocation encodes: two blocks, whose scales share a word.
 const KV_CHUNK = 64u;
@@ -34,14 +37,10 @@ fn kv_encode(values: ptr<function, array<f32, 64>>) -> KvCodes {
 }
 
 fn kv_decode(octet: KvOctet) -> mat2x4f {
-    return mat2x4f(four_bytes(octet.x), four_bytes(octet.y));
-}
-
-// 0x0000fe01 is 1, -2, 0, 0.
-fn four_bytes(word: u32) -> vec4f {
-    return vec4f(bitcast<vec4i>(vec4u(word) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u));
+    return mat2x4f(signed_bytes(kv_word(octet, 0u)), signed_bytes(kv_word(octet, 1u)));
 }
 
 fn kv_word(octet: KvOctet, word: u32) -> u32 {
-    return octet[word];
+    @if(int64) return two_words(octet)[word];
+    @else return octet[word];
 }

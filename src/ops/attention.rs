@@ -31,6 +31,9 @@ fn key(shader: &'static str, shape: &AttentionShape) -> KernelKey {
     shape.specialise(KernelKey::new(shader).with::<AttentionParams>().with::<Row>().with::<WorkItem>())
 }
 
+/// Reads two words at once, and exchanges what all need: for drivers that load for one invocation after the other.
+const EXCHANGE: &[Capability] = &[Capability::Int64, Capability::Subgroup];
+
 /// Reads a cache in `f16` with the device's own conversion.
 const F16: &[Capability] = &[Capability::F16];
 
@@ -44,7 +47,8 @@ fn is_f16(shape: &AttentionShape) -> bool {
 fn rows_key(shape: &AttentionShape, tile: u32, rows: u32, workgroup: u32, keys: u32) -> KernelKey {
     let octets = shape.head_dim.div_ceil(8);
     let queries = rows * shape.group();
-    let workgroup = workgroup.min(1024 / queries).max(octets).max(queries);
+    // In fours, which may exchange what they read.
+    let workgroup = workgroup.min(1024 / queries).max(octets).max(queries).next_multiple_of(4);
     let keys = keys.min(1024 / (queries * workgroup)).max(1);
     key("attention_rows", shape)
         .constant("GROUP", shape.group())
@@ -53,7 +57,15 @@ fn rows_key(shape: &AttentionShape, tile: u32, rows: u32, workgroup: u32, keys: 
         .constant("WORKGROUP", workgroup)
         .constant("KEYS", keys)
         .constant("TEAM", workgroup.isqrt())
-        .flag("one_slice", workgroup < 2 * octets)
+        .flag(ONE_SLICE, workgroup < 2 * octets)
+}
+
+/// Flag of kernels all of whose invocations sum the same values.
+const ONE_SLICE: &str = "one_slice";
+
+/// Whether invocations of the kernel need the same so often that they gain by exchanging it.
+fn exchanges(key: &KernelKey) -> bool {
+    key.flags.contains(&ONE_SLICE)
 }
 
 /// Workgroups that share the work of an item and a KV head.
@@ -116,6 +128,11 @@ pub static ATTENTION_SINGLE: Operation<AttentionShape> = Operation {
     name: "attention_single",
     variants: &[
         Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..wide(shape) } },
+        Variant {
+            name: "narrow_exchange",
+            fits: |shape| exchanges(&narrow(shape)),
+            key: |shape| KernelKey { needs: EXCHANGE, ..narrow(shape) },
+        },
         Variant { name: "narrow_f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..narrow(shape) } },
         Variant { name: "narrow", fits: |_| true, key: narrow },
         Variant { name: "baseline", fits: |_| true, key: wide },
@@ -129,6 +146,11 @@ pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
         Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16) },
         Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8) },
         Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..tiled(shape) } },
+        Variant {
+            name: "narrow_exchange",
+            fits: |shape| exchanges(&narrow_rows(shape)),
+            key: |shape| KernelKey { needs: EXCHANGE, ..narrow_rows(shape) },
+        },
         Variant {
             name: "narrow_f16",
             fits: is_f16,
