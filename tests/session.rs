@@ -201,15 +201,18 @@ fn layers_with_a_window_return_their_pages() {
     }
 }
 
-/// Logits of the last of `text`'s tokens, fed in chunks of 64 but for the tail.
-fn last_logits(engine: &Engine, text: &[u32], tails: &[&[usize]]) -> Vec<Vec<f32>> {
+/// Logits of the last of `text`'s tokens, fed in chunks of 64 but for the tail. After the first 192, keys and values of
+/// `zeros` tokens are zeros.
+fn last_logits(engine: &Engine, text: &[u32], zeros: usize, tails: &[&[usize]]) -> Vec<Vec<f32>> {
     let run = async |gpu: &Gpu, model: &mut Model| {
         let head = text.len() - tails[0].iter().sum::<usize>();
         let mut sequence = model.sequence();
         let feed = |model: &mut Model, sequence: &mut Sequence, tokens: &[u32]| {
             model.forward(gpu, &mut [Chunk { sequence, tokens, logits: LogitRows::Last }], None)
         };
-        text[..head].chunks(64).try_for_each(|tokens| feed(model, &mut sequence, tokens))?;
+        text[..192].chunks(64).try_for_each(|tokens| feed(model, &mut sequence, tokens))?;
+        model.skip(gpu, &mut sequence, zeros as u32)?;
+        text[192 + zeros..head].chunks(64).try_for_each(|tokens| feed(model, &mut sequence, tokens))?;
         let mut logits = Vec::new();
         for tail in tails {
             let mut sequence = sequence.fork();
@@ -236,7 +239,7 @@ fn splits_of_long_contexts_change_nothing() {
     // Past 8192 keys the splits of single rows become longer.
     let text = prompt(8230, 64);
     let engine = engine("full", ModelOptions { context: 8230, cache_tokens: Some(9000), ..options() });
-    let logits = last_logits(&engine, &text, &[&[40], &[39, 1], &[32, 8]]);
+    let logits = last_logits(&engine, &text, 7680, &[&[40], &[39, 1], &[32, 8]]);
     assert_close(&logits[1], &logits[0]);
     assert_close(&logits[2], &logits[0]);
 }
@@ -249,9 +252,13 @@ fn segments_change_nothing() {
     let keys = KvCache::bytes(&config, KvFormat::F32, |_| 1100) / 2 / config.num_hidden_layers as u64;
     let options = ModelOptions { context: 1000, cache_tokens: Some(1100), ..options() };
     let tails: &[&[usize]] = &[&[30], &[22, 8], &[29, 1]];
-    let whole = last_logits(&engine("full", options), &text, tails);
-    let cut =
-        last_logits(&engine("full", ModelOptions { segment_bytes: keys / 11 * 2, ..options }), &text, tails);
+    let whole = last_logits(&engine("full", options), &text, 0, tails);
+    let cut = last_logits(
+        &engine("full", ModelOptions { segment_bytes: keys / 11 * 2, ..options }),
+        &text,
+        0,
+        tails,
+    );
     for (whole, cut) in whole.iter().zip(&cut) {
         assert_close(cut, whole);
     }
