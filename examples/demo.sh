@@ -12,7 +12,7 @@ show() {
     printf '\n$ %s\n' "$1"
     sh -c "$1"
 }
-PATH="$PWD/target/release:$PATH"
+PATH="${CARGO_TARGET_DIR:-$PWD/target}/release:$PATH"
 exec 2>/dev/null
 
 show 'mistral devices'
