@@ -98,7 +98,6 @@ fn x_scale(col: u32, invocation: Invocation) -> f32 {
 @if(pairs) alias Codes = array<Parts, 2>;
 @else alias Codes = array<Parts, 1>;
 
-@if(integer)
 fn add_block(
     sums: ptr<function, Sums>,
     w_scales: ptr<function, array<WeightScale, ROWS>>,
@@ -107,27 +106,51 @@ fn add_block(
     block: u32,
     lane: u32,
 ) {
-    var own_codes: array<vec2u, COLS>;
-    var own_scales: array<vec2u, COLS>;
-    if lane < 4u {
+    @if(integer) {
+        var own_codes: array<vec2u, COLS>;
+        var own_scales: array<vec2u, COLS>;
+        if lane < 4u {
+            for (var col = 0u; col < COLS; col++) {
+                let at = x_row(task, col) * params.blocks + block;
+                own_codes[col] = two_words(x_codes[4u * at + lane]);
+                own_scales[col] = two_words(x_scales[at]);
+            }
+        }
+        var codes: array<Codes, COLS>;
+        var scales: array<BlockScale, COLS>;
         for (var col = 0u; col < COLS; col++) {
-            let at = x_row(task, col) * params.blocks + block;
-            own_codes[col] = two_words(x_codes[4u * at + lane]);
-            own_scales[col] = two_words(x_scales[at]);
+            codes[col] = x_block_codes(own_codes[col]);
+            scales[col] = block_scale(subgroupBroadcast(own_scales[col], 0u));
+        }
+        for (var row = 0u; row < ROWS; row++) {
+            let at = block_of(task, first + row, block);
+            let w = weight_block_codes(Parts(weight_codes(at, 0u), weight_codes(at, 1u)));
+            for (var col = 0u; col < COLS; col++) {
+                let dot = weight_dot((*w_scales)[row], block_dot(w, codes[col], scales[col].sum), scales[col].sum);
+                (*sums)[row][col] = fma(scales[col].scale, dot, (*sums)[row][col]);
+            }
         }
     }
-    var codes: array<Codes, COLS>;
-    var scales: array<BlockScale, COLS>;
-    for (var col = 0u; col < COLS; col++) {
-        codes[col] = x_block_codes(own_codes[col]);
-        scales[col] = block_scale(subgroupBroadcast(own_scales[col], 0u));
-    }
-    for (var row = 0u; row < ROWS; row++) {
-        let at = block_of(task, first + row, block);
-        let w = weight_block_codes(Parts(weight_codes(at, 0u), weight_codes(at, 1u)));
-        for (var col = 0u; col < COLS; col++) {
-            let dot = weight_dot((*w_scales)[row], block_dot(w, codes[col], scales[col].sum), scales[col].sum);
-            (*sums)[row][col] = fma(scales[col].scale, dot, (*sums)[row][col]);
+    @else {
+        for (var j = 0u; j < QUADS; j++) {
+            var own: array<f32, COLS>;
+            if lane < 4u {
+                for (var col = 0u; col < COLS; col++) {
+                    own[col] = x[4u * ((x_row(task, col) * params.blocks + block) * QUADS + j) + lane];
+                }
+            }
+            var quads: array<vec4f, COLS>;
+            for (var col = 0u; col < COLS; col++) {
+                quads[col] = bitcast<vec4f>(exchanged(bitcast<u32>(own[col])));
+            }
+            for (var row = 0u; row < ROWS; row++) {
+                let w = weight_quad(block_of(task, first + row, block), j, (*w_scales)[row]);
+                for (var col = 0u; col < COLS; col++) {
+                    let v = quads[col];
+                    (*sums)[row][col] =
+                        fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));
+                }
+            }
         }
     }
 }
@@ -176,35 +199,4 @@ fn block_dot(w: Codes, x: Codes, sum: i32) -> vec2i {
 @elif(integer)
 fn block_dot(w: Codes, x: Codes, sum: i32) -> vec2i {
     return dot_block(w[0], x[0]);
-}
-
-@else
-fn add_block(
-    sums: ptr<function, Sums>,
-    w_scales: ptr<function, array<WeightScale, ROWS>>,
-    task: Task,
-    first: u32,
-    block: u32,
-    lane: u32,
-) {
-    for (var j = 0u; j < QUADS; j++) {
-        var own: array<f32, COLS>;
-        if lane < 4u {
-            for (var col = 0u; col < COLS; col++) {
-                own[col] = x[4u * ((x_row(task, col) * params.blocks + block) * QUADS + j) + lane];
-            }
-        }
-        var quads: array<vec4f, COLS>;
-        for (var col = 0u; col < COLS; col++) {
-            quads[col] = bitcast<vec4f>(exchanged(bitcast<u32>(own[col])));
-        }
-        for (var row = 0u; row < ROWS; row++) {
-            let w = weight_quad(block_of(task, first + row, block), j, (*w_scales)[row]);
-            for (var col = 0u; col < COLS; col++) {
-                let v = quads[col];
-                (*sums)[row][col] =
-                    fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));
-            }
-        }
-    }
 }

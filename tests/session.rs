@@ -252,13 +252,8 @@ fn segments_change_nothing() {
     let keys = KvCache::bytes(&config, KvFormat::F32, |_| 1100) / 2 / config.num_hidden_layers as u64;
     let options = ModelOptions { context: 1000, cache_tokens: Some(1100), ..options() };
     let tails: &[&[usize]] = &[&[30], &[22, 8], &[29, 1]];
-    let whole = last_logits(&engine("full", options), &text, 0, tails);
-    let cut = last_logits(
-        &engine("full", ModelOptions { segment_bytes: keys / 11 * 2, ..options }),
-        &text,
-        0,
-        tails,
-    );
+    let cut = ModelOptions { segment_bytes: keys / 11 * 2, ..options };
+    let [whole, cut] = [options, cut].map(|options| last_logits(&engine("full", options), &text, 0, tails));
     for (whole, cut) in whole.iter().zip(&cut) {
         assert_close(cut, whole);
     }
