@@ -205,10 +205,20 @@ fn what_there_is_no_time_for_is_done_as_its_like() {
     let known = of(&rows, "mat_vec, q8_0 128x64").expect("measured");
     let gpu = open();
     let mut shapes = TuneShapes { budget: Duration::ZERO, ..shapes() };
-    shapes.matrices.push(TuneMatrix { format: by_name("q8_0").unwrap(), rows: 96, cols: 64, count: 1 });
-    ensure_tuned(&gpu, &shapes, Tune::Once, Some(dir.path()), &mut |_, _| {}).unwrap();
+    let complete = |shapes: &TuneShapes| {
+        ensure_tuned(&gpu, shapes, Tune::Once, Some(dir.path()), &mut |_, _| {}).unwrap()
+    };
+    assert!(complete(&shapes), "all is known");
+    let more = ["q8_0", "q4_0"].map(|format| by_name(format).unwrap());
+    shapes.matrices.extend(more.map(|format| TuneMatrix { format, rows: 96, cols: 64, count: 1 }));
+    assert!(!complete(&shapes), "something is left to measure");
     assert_eq!(gpu.submissions(), 0);
     assert_eq!(gpu.preferred("mat_vec, q8_0 96x64"), Some(known));
+    assert_eq!(
+        gpu.preferred("mat_vec, q4_0 96x64"),
+        None,
+        "the best kernel for one format is not that for another"
+    );
     assert_eq!(of(&kept_tuning(&gpu, Some(dir.path())), "mat_vec, q8_0 96x64"), None, "to be measured");
 }
 

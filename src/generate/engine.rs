@@ -174,10 +174,13 @@ impl Engine {
         }
         let shapes = tune_shapes(&config, &options.model, &formats);
         let shapes = TuneShapes { adapters: tune_adapters(&config, &opened), ..shapes };
-        ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
+        let tuned = ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
             progress(Stage::Tuning(total), done);
         })?;
-        ensure_form_tuned(&gpu, &config, &options.model, &formats, options.tune, None)?;
+        // Which form of a step is the faster depends on its kernels.
+        if tuned {
+            ensure_form_tuned(&gpu, &config, &options.model, &formats, options.tune, None)?;
+        }
         let (source, adapters) = (source.clone(), adapters.to_vec());
         let plan = Plan { source, adapters, config: config.clone(), formats, options: options.model };
         let loaded = plan.load(gpu.clone(), checkpoint.as_ref(), progress);

@@ -56,7 +56,7 @@ fn measure<S>(
     tiled: Vec<WorkItem>,
 ) -> Result<()> {
     let shape = shapes.attention;
-    let candidates = tuner.candidates(operation, &[specialised], &shape.to_string());
+    let candidates = tuner.candidates(operation, &[specialised], &shape.to_string(), "");
     if candidates.is_empty() {
         return Ok(());
     }

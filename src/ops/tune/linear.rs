@@ -97,7 +97,7 @@ fn product<S>(
     rows: &[(RowCount, u32)],
 ) -> Result<()> {
     let subject = subject(matrix.format, matrix.rows, matrix.cols, rows[0].0);
-    let candidates = tuner.candidates(operation, shapes, &subject);
+    let candidates = tuner.candidates(operation, shapes, &subject, &format!("{} ", matrix.format.name));
     let Some(first) = candidates.first() else { return Ok(()) };
     let gpu = tuner.gpu;
     let slice = slice(gpu, operation, first, matrix, rows)?;

@@ -21,8 +21,8 @@ pub fn lora(tuner: &mut Tuner, adapters: &TuneLora, count: RowCount) -> Result<(
     let shape = LoraShape { ranks, factors, count, gather };
     let subject = subject(ranks, inputs, outputs, count);
     let down = LoraDownShape { shape, x: ActivationFormat::F32 };
-    let downs = tuner.candidates(&LORA_DOWN, &[down], &subject);
-    let ups = tuner.candidates(&LORA_UP, &[shape], &subject);
+    let downs = tuner.candidates(&LORA_DOWN, &[down], &subject, "");
+    let ups = tuner.candidates(&LORA_UP, &[shape], &subject, "");
     if downs.is_empty() && ups.is_empty() {
         return Ok(());
     }

@@ -42,7 +42,7 @@ pub struct TuneShapes {
     /// Most tokens in a batch.
     pub rows: u32,
     /// Time for all measurements together. What is left then is measured at the next load; until then it is
-    /// done as the same operation is on another shape.
+    /// done as the same operation is on another shape, a product with a weight of the same format.
     pub budget: Duration,
 }
 
@@ -123,6 +123,7 @@ const STEPS: f64 = 256.0;
 
 /// Makes `gpu` prefer the variants that are the fastest for a model of these shapes: as kept in
 /// `cache_dir` (see [`Kept::new`]), otherwise measured, and kept. `progress` is told how many operations of how many have been looked at.
+/// Returns whether there was time for all of them.
 ///
 /// # Errors
 /// [`ErrorKind::DeviceLost`]; a kernel that does not run is not preferred, and what there is no memory
@@ -133,9 +134,9 @@ pub fn ensure_tuned(
     tune: Tune,
     cache_dir: Option<&Path>,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<()> {
+) -> Result<bool> {
     if tune == Tune::Never {
-        return Ok(());
+        return Ok(true);
     }
     let known = kept_tuning(gpu, cache_dir);
     for row in &known {
@@ -150,12 +151,13 @@ pub fn ensure_tuned(
         deadline: Instant::now() + shapes.budget,
         known: &known,
         rows: Vec::new(),
+        complete: true,
         progress: (progress, 0, total as u64),
     };
     as_far_as_memory_goes(tuner.all(shapes, batches))?;
-    let measured = tuner.rows;
+    let Tuner { rows: measured, complete, .. } = tuner;
     keep(gpu, cache_dir, known, measured);
-    Ok(())
+    Ok(complete)
 }
 
 fn as_far_as_memory_goes(measured: Result<()>) -> Result<()> {
@@ -203,6 +205,8 @@ struct Tuner<'a> {
     /// Measured earlier, and now.
     known: &'a [TuneRow],
     rows: Vec<TuneRow>,
+    /// Whether there has been time for all so far.
+    complete: bool,
     /// Whom to tell, operations looked at, and all.
     progress: (&'a mut dyn FnMut(u64, u64), u64, u64),
 }
@@ -218,11 +222,11 @@ impl Tuner<'_> {
             lora::lora(self, adapters, RowCount::many(count::ROWS, u32::MAX))?;
         }
         attention::combine(self, shapes)?;
-        attention::single(self, shapes)?;
-        attention::tiled(self, shapes)?;
         for matrix in &shapes.matrices {
             linear::mat_vec(self, matrix)?;
         }
+        attention::single(self, shapes)?;
+        attention::tiled(self, shapes)?;
         for most in batches {
             for matrix in &shapes.matrices {
                 linear::mat_mat(self, matrix, most)?;
@@ -232,12 +236,14 @@ impl Tuner<'_> {
     }
 
     /// The variants to choose from for `subject`, which all run in all of `shapes`; none when there is
-    /// nothing to choose, or the choice is made. To be called once for each operation.
+    /// nothing to choose, or the choice is made, as it is after the deadline if one was measured whose subject begins with
+    /// `like`. To be called once for each operation.
     fn candidates<S>(
         &mut self,
         operation: &Operation<S>,
         shapes: &[S],
         subject: &str,
+        like: &str,
     ) -> Vec<&'static Variant<S>> {
         let (tell, done, total) = &mut self.progress;
         tell(*done, *total);
@@ -247,7 +253,8 @@ impl Tuner<'_> {
             return Vec::new();
         }
         if Instant::now() > self.deadline {
-            let like = operation.case("");
+            self.complete = false;
+            let like = operation.case(like);
             if let Some(row) =
                 self.rows.iter().rev().chain(self.known).find(|row| row.case.starts_with(&like))
             {

@@ -14,7 +14,7 @@ pub fn rms_norm(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
     let cols = shapes.hidden;
     let shape = |format| RmsNormShape { residual: true, gather: false, format };
     let formats = [ActivationFormat::F32, ActivationFormat::Q8].map(shape);
-    let candidates = tuner.candidates(&RMS_NORM, &formats, &cols.to_string());
+    let candidates = tuner.candidates(&RMS_NORM, &formats, &cols.to_string(), "");
     if candidates.is_empty() {
         return Ok(());
     }
@@ -32,7 +32,7 @@ pub fn rms_norm(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
 }
 
 pub fn swiglu(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
-    let candidates = tuner.candidates(&SWIGLU, &[ActivationFormat::Q8], BLOCKS);
+    let candidates = tuner.candidates(&SWIGLU, &[ActivationFormat::Q8], BLOCKS, "");
     if candidates.is_empty() {
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub fn swiglu(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
 
 pub fn top_k(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
     let cols = shapes.vocab;
-    let candidates = tuner.candidates(&TOP_K, &[()], &cols.to_string());
+    let candidates = tuner.candidates(&TOP_K, &[()], &cols.to_string(), "");
     if candidates.is_empty() {
         return Ok(());
     }
