@@ -22,6 +22,8 @@ pub enum Capability {
     Integer,
     /// 64-bit integers in shaders: two words of codes in one load.
     Int64,
+    /// Kernels made for CPUs: each invocation does by itself what a workgroup of a GPU shares out, which would starve a GPU.
+    Cpu,
     /// Products of few rows that do with their outputs what would otherwise take a dispatch of its own.
     Fused,
     /// The driver's compiled pipelines, kept on disk.
@@ -37,7 +39,7 @@ struct Row {
 const COOPERATIVE_MATRIX: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-const CAPABILITIES: [Row; 10] = [
+const CAPABILITIES: [Row; 11] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
     Row {
@@ -54,6 +56,7 @@ const CAPABILITIES: [Row; 10] = [
     Row { capability: Capability::Unchecked, name: "unchecked", features: wgpu::Features::empty() },
     Row { capability: Capability::Integer, name: "integer", features: wgpu::Features::empty() },
     Row { capability: Capability::Int64, name: "int64", features: wgpu::Features::SHADER_INT64 },
+    Row { capability: Capability::Cpu, name: "cpu", features: wgpu::Features::empty() },
     Row { capability: Capability::Fused, name: "fused", features: wgpu::Features::empty() },
     Row {
         capability: Capability::PipelineCache,
@@ -81,6 +84,7 @@ impl Capability {
         match self {
             Capability::CooperativeMatrix8 => multiplies(adapter, 8),
             Capability::CooperativeMatrix16 => multiplies(adapter, 16),
+            Capability::Cpu => adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             _ => true,
         }
     }

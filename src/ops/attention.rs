@@ -6,7 +6,8 @@
 
 use super::{
     AttentionShape, KvFormat, KvSegment, Operation, PAGE, QUERY_TILE, Row, Variant, WorkItem, count,
-    mat_mat::ROUNDS_TO_F16, variant::NARROW,
+    mat_mat::ROUNDS_TO_F16,
+    variant::{NARROW, narrow_key},
 };
 use crate::{
     Result,
@@ -32,10 +33,13 @@ fn key(shader: &'static str, shape: &AttentionShape) -> KernelKey {
 }
 
 /// Reads two words at once, and exchanges what all need: for drivers that load for one invocation after the other.
-const EXCHANGE: &[Capability] = &[Capability::Int64, Capability::Subgroup];
+const EXCHANGE: &[Capability] = &[Capability::Cpu, Capability::Int64, Capability::Subgroup];
 
 /// Reads a cache in `f16` with the device's own conversion.
 const F16: &[Capability] = &[Capability::F16];
+
+/// The same on a CPU.
+const NARROW_F16: &[Capability] = &[Capability::Cpu, Capability::F16];
 
 fn is_f16(shape: &AttentionShape) -> bool {
     shape.kv == KvFormat::F16
@@ -84,13 +88,15 @@ fn wide(shape: &AttentionShape) -> KernelKey {
 /// One row: as few invocations as can be, so that barriers cost little where one core runs them all, with
 /// keys enough that reading the queries costs little.
 fn narrow(shape: &AttentionShape) -> KernelKey {
-    rows_key(shape, 1, 1, 8, (16 / shape.group()).clamp(1, 8))
+    let key = rows_key(shape, 1, 1, 8, (16 / shape.group()).clamp(1, 8));
+    KernelKey { needs: &[Capability::Cpu], ..key }
 }
 
 /// As [`narrow`], for a tile of rows.
 fn narrow_rows(shape: &AttentionShape) -> KernelKey {
     let rows = (8 / shape.group()).max(1);
-    rows_key(shape, QUERY_TILE, rows, 8, (64 / (rows * shape.group())).max(1))
+    let key = rows_key(shape, QUERY_TILE, rows, 8, (64 / (rows * shape.group())).max(1));
+    KernelKey { needs: &[Capability::Cpu], ..key }
 }
 
 /// Tiles of a KV head's query heads.
@@ -127,14 +133,18 @@ fn is_short(shape: &AttentionShape) -> bool {
 pub static ATTENTION_SINGLE: Operation<AttentionShape> = Operation {
     name: "attention_single",
     variants: &[
-        Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..wide(shape) } },
         Variant {
             name: "narrow_exchange",
             fits: |shape| exchanges(&narrow(shape)),
             key: |shape| KernelKey { needs: EXCHANGE, ..narrow(shape) },
         },
-        Variant { name: "narrow_f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..narrow(shape) } },
+        Variant {
+            name: "narrow_f16",
+            fits: is_f16,
+            key: |shape| KernelKey { needs: NARROW_F16, ..narrow(shape) },
+        },
         Variant { name: "narrow", fits: |_| true, key: narrow },
+        Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..wide(shape) } },
         Variant { name: "baseline", fits: |_| true, key: wide },
     ],
 };
@@ -143,9 +153,6 @@ pub static ATTENTION_SINGLE: Operation<AttentionShape> = Operation {
 pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
     name: "attention_tiled",
     variants: &[
-        Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16) },
-        Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8) },
-        Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..tiled(shape) } },
         Variant {
             name: "narrow_exchange",
             fits: |shape| exchanges(&narrow_rows(shape)),
@@ -154,9 +161,12 @@ pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
         Variant {
             name: "narrow_f16",
             fits: is_f16,
-            key: |shape| KernelKey { needs: F16, ..narrow_rows(shape) },
+            key: |shape| KernelKey { needs: NARROW_F16, ..narrow_rows(shape) },
         },
         Variant { name: "narrow", fits: |_| true, key: narrow_rows },
+        Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16) },
+        Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8) },
+        Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..tiled(shape) } },
         Variant { name: "baseline", fits: |_| true, key: tiled },
     ],
 };
@@ -165,13 +175,13 @@ pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
 pub static ATTENTION_COMBINE: Operation<AttentionCombineShape> = Operation {
     name: "attention_combine",
     variants: &[
-        Variant { name: "baseline", fits: |_| true, key: |shape| combine(shape, 64) },
-        // Each invocation computes a block by itself, which suits a CPU.
+        // Each invocation computes a block by itself.
         Variant {
             name: "narrow",
             fits: |shape| shape.format == ActivationFormat::Q8,
-            key: |shape| combine(shape, NARROW).flag("narrow", true),
+            key: |shape| narrow_key(combine(shape, NARROW)),
         },
+        Variant { name: "baseline", fits: |_| true, key: |shape| combine(shape, 64) },
     ],
 };
 

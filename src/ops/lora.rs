@@ -215,18 +215,18 @@ fn down(shape: &LoraDownShape, most: u32, workgroup: u32) -> KernelKey {
 pub static LORA_DOWN: Operation<LoraDownShape> = Operation {
     name: "lora_down",
     variants: &[
+        // A workgroup is no more than a subgroup of a CPU.
+        Variant {
+            name: "narrow",
+            fits: |_| true,
+            key: |shape| KernelKey { needs: &[Capability::Cpu, Capability::Subgroup], ..down(shape, 8, 8) },
+        },
         Variant {
             name: "subgroup",
             fits: |_| true,
             key: |shape| KernelKey { needs: &[Capability::Subgroup], ..down(shape, 4, 64) },
         },
         Variant { name: "baseline", fits: |_| true, key: |shape| down(shape, 4, 64) },
-        // A workgroup is no more than a subgroup of a CPU.
-        Variant {
-            name: "narrow",
-            fits: |_| true,
-            key: |shape| KernelKey { needs: &[Capability::Subgroup], ..down(shape, 8, 8) },
-        },
     ],
 };
 
@@ -238,9 +238,13 @@ fn up(shape: &LoraShape, outputs: u32, workgroup: u32) -> KernelKey {
 pub static LORA_UP: Operation<LoraShape> = Operation {
     name: "lora_up",
     variants: &[
-        Variant { name: "baseline", fits: |_| true, key: |shape| up(shape, 1, 64) },
         // Reads h once for several outputs.
-        Variant { name: "several", fits: |_| true, key: |shape| up(shape, 4, 16) },
+        Variant {
+            name: "several",
+            fits: |_| true,
+            key: |shape| KernelKey { needs: &[Capability::Cpu], ..up(shape, 4, 16) },
+        },
+        Variant { name: "baseline", fits: |_| true, key: |shape| up(shape, 1, 64) },
     ],
 };
 

@@ -117,6 +117,25 @@ fn integer(shape: &MatMatShape) -> bool {
 pub static MAT_MAT: Operation<MatMatShape> = Operation {
     name: "mat_mat",
     variants: &[
+        // These need no barrier, and have few invocations.
+        Variant {
+            name: "registers_pairs",
+            fits: |shape| integer(shape) && reads_small_integers(shape.format),
+            key: |shape| registers_integer(shape).flag("pairs", true),
+        },
+        Variant {
+            name: "registers_integer",
+            fits: |shape| integer(shape) && !reads_small_integers(shape.format),
+            key: registers_integer,
+        },
+        Variant {
+            name: "registers",
+            fits: |_| true,
+            key: |shape| KernelKey {
+                needs: &[Capability::Cpu, Capability::Subgroup],
+                ..registers("mat_mat_registers", shape, 16)
+            },
+        },
         Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16) },
         Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8) },
         Variant {
@@ -138,24 +157,5 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
             key: |shape| KernelKey { needs: &[Capability::F16], ..baseline(shape) },
         },
         Variant { name: "baseline", fits: |_| true, key: baseline },
-        // These need no barrier, but have so few invocations that they starve a GPU: faster on a CPU.
-        Variant {
-            name: "registers_pairs",
-            fits: |shape| integer(shape) && reads_small_integers(shape.format),
-            key: |shape| registers_integer(shape).flag("pairs", true),
-        },
-        Variant {
-            name: "registers_integer",
-            fits: |shape| integer(shape) && !reads_small_integers(shape.format),
-            key: registers_integer,
-        },
-        Variant {
-            name: "registers",
-            fits: |_| true,
-            key: |shape| KernelKey {
-                needs: &[Capability::Subgroup],
-                ..registers("mat_mat_registers", shape, 16)
-            },
-        },
     ],
 };

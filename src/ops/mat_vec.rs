@@ -84,6 +84,21 @@ fn integer(shape: &MatVecShape) -> bool {
 
 const VARIANTS: &[Variant<MatVecShape>] = &[
     Variant {
+        name: "rows_pairs",
+        fits: |shape| integer(shape) && reads_small_integers(shape.format),
+        key: |shape| rows_integer(shape).flag("pairs", true),
+    },
+    Variant {
+        name: "rows_integer",
+        fits: |shape| integer(shape) && !reads_small_integers(shape.format),
+        key: rows_integer,
+    },
+    Variant {
+        name: "rows",
+        fits: |_| true,
+        key: |shape| KernelKey { needs: &[Capability::Cpu, Capability::Subgroup], ..rows(shape, 4) },
+    },
+    Variant {
         name: "integer_subgroup",
         fits: integer,
         key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..baseline(shape) },
@@ -104,22 +119,6 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
         key: |shape| KernelKey { needs: &[Capability::Subgroup], ..baseline(shape) },
     },
     Variant { name: "baseline", fits: |_| true, key: baseline },
-    // These have so few invocations that they starve a GPU: faster on a CPU.
-    Variant {
-        name: "rows_pairs",
-        fits: |shape| integer(shape) && reads_small_integers(shape.format),
-        key: |shape| rows_integer(shape).flag("pairs", true),
-    },
-    Variant {
-        name: "rows_integer",
-        fits: |shape| integer(shape) && !reads_small_integers(shape.format),
-        key: rows_integer,
-    },
-    Variant {
-        name: "rows",
-        fits: |_| true,
-        key: |shape| KernelKey { needs: &[Capability::Subgroup], ..rows(shape, 4) },
-    },
 ];
 
 /// The table of variants for 1 to 8 rows of activations.

@@ -1,6 +1,9 @@
 //! Root mean square normalisation with residual add (Zhang & Sennrich 2019, arXiv:1910.07467).
 
-use super::{Operation, Variant, count, variant::NARROW};
+use super::{
+    Operation, Variant, count,
+    variant::{NARROW, narrow_key},
+};
 use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
@@ -36,14 +39,14 @@ fn key(shape: &RmsNormShape, workgroup: u32) -> KernelKey {
 pub static RMS_NORM: Operation<RmsNormShape> = Operation {
     name: "rms_norm",
     variants: &[
+        // Invocations that wait for one another are slow on a CPU.
+        Variant { name: "narrow", fits: |_| true, key: |shape| narrow_key(key(shape, NARROW)) },
         Variant {
             name: "subgroup",
             fits: |_| true,
             key: |shape| KernelKey { needs: &[Capability::Subgroup], ..key(shape, 256) },
         },
         Variant { name: "baseline", fits: |_| true, key: |shape| key(shape, 256) },
-        // Invocations that wait for one another are slow on a CPU, and few of them on a GPU.
-        Variant { name: "narrow", fits: |_| true, key: |shape| key(shape, NARROW).flag("narrow", true) },
     ],
 };
 

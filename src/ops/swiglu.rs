@@ -1,6 +1,9 @@
 //! The gated activation of the feed-forward layer (Shazeer 2020, arXiv:2002.05202).
 
-use super::{Operation, Variant, count, variant::NARROW};
+use super::{
+    Operation, Variant, count,
+    variant::{NARROW, narrow_key},
+};
 use crate::{
     Result,
     gpu::{Cost, Extent, Gpu, KernelKey, Recording, Step},
@@ -27,13 +30,13 @@ fn key(format: ActivationFormat, workgroup: u32) -> KernelKey {
 pub static SWIGLU: Operation<ActivationFormat> = Operation {
     name: "swiglu",
     variants: &[
-        Variant { name: "baseline", fits: |_| true, key: |format| key(*format, WORKGROUP) },
-        // Each invocation computes a block by itself, which suits a CPU.
+        // Each invocation computes a block by itself.
         Variant {
             name: "narrow",
             fits: |format| *format == ActivationFormat::Q8,
-            key: |format| key(*format, NARROW).flag("narrow", true),
+            key: |format| narrow_key(key(*format, NARROW)),
         },
+        Variant { name: "baseline", fits: |_| true, key: |format| key(*format, WORKGROUP) },
     ],
 };
 

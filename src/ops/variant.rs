@@ -4,12 +4,17 @@ use std::{fmt::Display, sync::Arc};
 
 use crate::{
     Error, ErrorKind, Result,
-    gpu::{Gpu, Kernel, KernelKey},
+    gpu::{Capability, Gpu, Kernel, KernelKey},
 };
 
 /// Invocations of a workgroup in the variants called `narrow`, each of which does by itself what a workgroup otherwise shares
 /// out: as many as a CPU's vectors hold.
 pub(super) const NARROW: u32 = 8;
+
+/// The kernel of a variant called `narrow`.
+pub(super) fn narrow_key(key: KernelKey) -> KernelKey {
+    KernelKey { needs: &[Capability::Cpu], ..key.flag("narrow", true) }
+}
 
 /// One way to compute an operation of shape `S`.
 pub struct Variant<S: 'static> {
@@ -98,22 +103,10 @@ impl<S> Operation<S> {
         Ok((variant, gpu.kernel(&(variant.key)(shape))?))
     }
 
-    /// What is probably the fastest: the first of the table, but on a CPU, where the invocations of a workgroup take
-    /// turns, the first of those with the smallest workgroups.
-    fn likeliest(&self, gpu: &Gpu, shape: &S) -> Option<&'static Variant<S>> {
-        let mut runnable = self.runnable(gpu, shape);
-        match gpu.description().kind {
-            "software" => runnable.min_by_key(|variant| {
-                (variant.key)(shape).constants.into_iter().find(|(name, _)| *name == "WORKGROUP")
-            }),
-            _ => runnable.next(),
-        }
-    }
-
     fn variant(&self, gpu: &Gpu, shape: &S, preferred: Option<String>) -> Result<&'static Variant<S>> {
         let preferred =
             preferred.and_then(|name| self.runnable(gpu, shape).find(|variant| variant.name == name));
-        preferred.or_else(|| self.likeliest(gpu, shape)).ok_or_else(|| {
+        preferred.or_else(|| self.runnable(gpu, shape).next()).ok_or_else(|| {
             Error::new(ErrorKind::Device, self.name, "no kernel variant gives right results on this device")
         })
     }

@@ -278,7 +278,8 @@ pub(super) fn reads_integers(format: &Format) -> bool {
 
 /// What kernels need that read two words of codes at once. Drivers for CPUs, which load for one invocation after the other,
 /// take as long for two as for one.
-pub(super) const READS_WIDE: &[Capability] = &[Capability::Integer, Capability::Int64, Capability::Subgroup];
+pub(super) const READS_WIDE: &[Capability] =
+    &[Capability::Cpu, Capability::Integer, Capability::Int64, Capability::Subgroup];
 
 /// Whether `weight_codes` are 0 to 15, so that two products are one: see `pairs.wgsl`.
 pub(super) fn reads_small_integers(format: &Format) -> bool {
