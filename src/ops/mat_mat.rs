@@ -87,7 +87,7 @@ fn short(shader: &'static str, shape: &MatMatShape) -> KernelKey {
 /// Each invocation computes `rows` rows by 8 columns; of few rows that experts share, each expert has fewer.
 fn registers(shader: &'static str, shape: &MatMatShape, rows: u32) -> KernelKey {
     let rows = if shape.experts && shape.most == 16 { 8 } else { rows };
-    let (cols, workgroup) = (8, 32);
+    let (cols, workgroup) = (8, 8);
     key(shader, shape, [rows, cols * workgroup]).constant("COLS", cols).constant("WORKGROUP", workgroup)
 }
 

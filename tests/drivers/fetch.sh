@@ -6,6 +6,7 @@
 #
 #   DIR/debian        root of Debian 13: lavapipe of its backports with the C library it needs, the
 #                     Vulkan validation layers, spirv-val
+#   DIR/radeon        AMD's driver of Debian 13's first Mesa, which compiles for devices that are not there
 #   DIR/swiftshader   Google's software Vulkan, from the chromium-common package
 #   DIR/dawn          Dawn, Chromium's WebGPU, for Node
 #   DIR/dxc           Microsoft's shader compiler for Linux
@@ -46,28 +47,46 @@ unpack() {
     rm -f "$dir/apt/$1"/archives/*.deb
 }
 
+# suites NAME SUITE…: makes private_apt NAME know these suites of Debian, wherever this machine's apt gets Debian from
+suites() {
+    name=$1
+    shift
+    rm -rf "$dir/apt/$name"
+    mkdir -p "$dir/apt/$name"
+    mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
+        sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' | grep '/debian/*$' | head -n 1)
+    [ -n "$mirror" ] || { echo "apt has no Debian archive among its sources" >&2; exit 1; }
+    for suite; do
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
+    done >"$dir/apt/$name/sources"
+    private_apt "$name" update
+}
+
 # driver FILE LIBRARY: what tells the Vulkan loader of a driver
 driver() {
     printf '{"file_format_version": "1.0.1", "ICD": {"api_version": "1.3.0", "library_path": "%s"}}\n' "$2" >"$1"
 }
 
-# Each of the four is made under another name first, so that half of one never counts.
+# Each of the five is made under another name first, so that half of one never counts.
 if [ ! -d "$dir/debian" ]; then
     echo "fetching Mesa, validation layers, spirv-val" >&2
-    rm -rf "$dir/apt/debian" "$dir/debian.part"
-    mkdir -p "$dir/apt/debian"
-    mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
-        sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' | grep '/debian/*$' | head -n 1)
-    [ -n "$mirror" ] || { echo "apt has no Debian archive among its sources" >&2; exit 1; }
-    for suite in trixie trixie-backports; do
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
-    done >"$dir/apt/debian/sources"
-    private_apt debian update
+    rm -rf "$dir/debian.part"
+    suites debian trixie trixie-backports
     private_apt debian --download-only -t trixie-backports install \
         mesa-vulkan-drivers libvulkan1 vulkan-validationlayers spirv-tools
     unpack debian "$dir/debian.part"
     driver "$dir/debian.part/lavapipe.json" "$dir/debian/$library/libvulkan_lvp.so"
     mv "$dir/debian.part" "$dir/debian"
+fi
+
+if [ ! -d "$dir/radeon" ]; then
+    echo "fetching AMD's driver" >&2
+    rm -rf "$dir/radeon.part"
+    suites radeon trixie
+    (cd "$dir/apt/radeon/archives" && private_apt radeon download mesa-vulkan-drivers)
+    unpack radeon "$dir/radeon.part"
+    driver "$dir/radeon.part/radeon.json" "$dir/radeon/$library/libvulkan_radeon.so"
+    mv "$dir/radeon.part" "$dir/radeon"
 fi
 
 if [ ! -d "$dir/swiftshader" ]; then
