@@ -252,6 +252,14 @@ impl Tuner<'_> {
         if !self.again && self.gpu.preferred(&case).is_some() {
             return Vec::new();
         }
+        let runs = |variant: &Variant<S>| {
+            let mut shapes = shapes.iter();
+            shapes.all(|shape| operation.runnable(self.gpu, shape).any(|other| other.name == variant.name))
+        };
+        let all: Vec<_> = operation.variants.iter().filter(|variant| runs(variant)).collect();
+        if all.len() < 2 {
+            return Vec::new();
+        }
         if Instant::now() > self.deadline {
             self.complete = false;
             let like = operation.case(like);
@@ -262,12 +270,7 @@ impl Tuner<'_> {
             }
             return Vec::new();
         }
-        let runs = |variant: &Variant<S>| {
-            let mut shapes = shapes.iter();
-            shapes.all(|shape| operation.runnable(self.gpu, shape).any(|other| other.name == variant.name))
-        };
-        let all: Vec<_> = operation.variants.iter().filter(|variant| runs(variant)).collect();
-        if all.len() > 1 { all } else { Vec::new() }
+        all
     }
 
     /// Times `candidates` in all of `uses`, by turns so that what else the device does disturbs all of them alike,
