@@ -133,12 +133,13 @@ fn a_slow_device_gets_no_long_submissions() {
     // Attention alone is longer than a submission should be.
     let (longest, _) = advance(&mut deep, Some(1));
     assert!((0.0209..0.022).contains(&longest), "{longest} s");
-    // Without it all fits, and is cut no finer than that.
-    let before = gpu.submissions();
+    // Without it all fits, and is cut no finer than that: on a busy machine the device may be slower than it is made.
+    let (before, rate) = (gpu.submissions(), gpu.rate());
     let (longest, rows) = advance(&mut shallow, None);
     let submissions = gpu.submissions() - before;
     assert!(rows == 64 && longest <= SECONDS * 1.000_001, "{longest} s for {rows} rows");
-    assert!((2..20).contains(&submissions), "{submissions} submissions");
+    let most = 20.0 * RATE / rate.min(gpu.rate());
+    assert!(submissions > 1 && (submissions as f64) < most, "{submissions} submissions, {most}");
 }
 
 /// Many texts that are long: attention of one step is more than a submission may hold ten times over.
