@@ -4,7 +4,7 @@
 //! With `MISTRAL_SHADERS` set to a folder, the translations are written there for real compilers to try
 //! (`sh tests/run.sh --drivers`): `NUMBER-SHADER.SUFFIX`.
 
-use std::{collections::HashSet, sync::LazyLock};
+use std::sync::LazyLock;
 
 use mistral_wgpu::{
     gpu::{BindingKind, Capability, Composed, KernelKey, SHADERS, compose},
@@ -14,9 +14,7 @@ use naga::back::{hlsl, msl, spv};
 
 /// Every composition, with the name of its files.
 static COMPOSITIONS: LazyLock<Vec<(String, KernelKey, Composed)>> = LazyLock::new(|| {
-    let mut seen = HashSet::new();
-    let distinct = compositions().into_iter().filter(|key| seen.insert(key.clone()));
-    let composed = distinct.enumerate().map(|(number, key)| {
+    let composed = compositions().into_iter().enumerate().map(|(number, key)| {
         let composed = compose(&key).unwrap_or_else(|error| panic!("{key:?}: {error}"));
         (format!("{number:04}-{}", key.shader.replace('/', "_")), key, composed)
     });

@@ -1,6 +1,6 @@
 //! Tables of kernel variants and the choice among them.
 
-use std::{fmt::Display, sync::Arc};
+use std::{collections::HashSet, fmt::Display, sync::Arc};
 
 use crate::{
     Error, ErrorKind, Result,
@@ -112,7 +112,7 @@ impl<S> Operation<S> {
     }
 }
 
-/// Every shader of every operation over a range of shapes: what the tests without a GPU compose.
+/// Every shader of every operation over a range of shapes, once: what the tests without a GPU compose.
 pub fn compositions() -> Vec<KernelKey> {
     use super::{matmul::BIAS, *};
     use crate::{quant::FORMATS, tensor::ActivationFormat};
@@ -188,7 +188,7 @@ pub fn compositions() -> Vec<KernelKey> {
         })
     };
     let lora_down = || lora().flat_map(|shape| formats.map(|x| LoraDownShape { shape, x }));
-    [
+    let all = [
         keys(&RMS_NORM, rms_norm()),
         keys(&EMBEDDING, FORMATS),
         keys(&FILL, FORMATS),
@@ -217,6 +217,7 @@ pub fn compositions() -> Vec<KernelKey> {
         keys(&STREAM, [()]),
         keys(&MULTIPLY, [()]),
         keys(&CHAIN, [()]),
-    ]
-    .concat()
+    ];
+    let mut seen = HashSet::new();
+    all.concat().into_iter().filter(|key| seen.insert(key.clone())).collect()
 }

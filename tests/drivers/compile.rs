@@ -1,7 +1,7 @@
 //! Compiles every kernel that a device may use, and runs none: for drivers that compile without a device. A line for each: what
 //! the compiler tells of its registers and instructions, then which it is.
 
-use std::{collections::HashSet, error::Error};
+use std::error::Error;
 
 use ash::{khr, vk};
 use mistral_wgpu::{
@@ -123,11 +123,8 @@ impl Compiler {
 fn main() -> Result<(), Box<dyn Error>> {
     let adapter = block_on(list_adapters()).into_iter().next().ok_or("no adapter")?;
     let compiler = Compiler::new()?;
-    let mut seen = HashSet::new();
-    for key in compositions() {
-        if !adapter.capabilities.has(key.needs) || !seen.insert(key.clone()) {
-            continue;
-        }
+    let usable = |key: &KernelKey| adapter.capabilities.has(key.needs);
+    for key in compositions().into_iter().filter(usable) {
         let composed = compose(&key)?;
         let statistics = compiler.statistics(&composed).map_err(|error| format!("{key:?}: {error}"))?;
         for (name, value) in statistics {

@@ -36,6 +36,11 @@ device_tests='gpu kernels_activations kernels_attention kernels_experts kernels_
 # Every shader, and all that a device is asked for, once: the layers look at calls, not at numbers.
 validated_tests='gpu self_test model'
 
+# executables KIND: the programs of that kind that cargo says, in JSON, to have built
+executables() {
+    sed -n 's/.*"kind":\["'"$1"'"\].*"executable":"\([^"]*\)".*/\1/p'
+}
+
 # build TEST…: builds tests and prints their programs
 build() {
     for name in "$@"; do
@@ -43,7 +48,7 @@ build() {
         shift
     done
     cargo test --locked --no-run --message-format=json "$@" |
-        sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p'
+        executables test
 }
 
 # Sums up what the test programs, or one of the scripts here, said of themselves.
@@ -136,8 +141,7 @@ spirv() {
 
 # Kernels whose registers do not suffice are not good enough: but one KV head for 32 query heads, which no Mistral has.
 radeon() {
-    program=$(cargo build --locked --example compile --message-format=json |
-        sed -n 's/.*"kind":\["example"\].*"executable":"\([^"]*\)".*/\1/p')
+    program=$(cargo build --locked --example compile --message-format=json | executables example)
     good=0 bad=0
     for chip in polaris10 navi10 navi31 gfx1201; do
         RADV_FORCE_FAMILY=$chip on radeon "$program" >"$work/compiled" 2>"$work/message" || {

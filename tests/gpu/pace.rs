@@ -107,7 +107,7 @@ fn a_slow_device_gets_no_long_submissions() {
     let cache_tokens = Some(DEPTH + 512);
     let options = ModelOptions { context: DEPTH + 256, cache_tokens, max_rows: 64, ..Default::default() };
     let mut model = Model::new(&gpu, config, weights, options).unwrap();
-    let (mut deep, mut shallow) = (model.sequence(), model.sequence());
+    let (mut deep, mut shallow) = (model.sequence(), [(); 4].map(|()| model.sequence()));
     model.skip(&gpu, &mut deep, DEPTH).unwrap();
     gpu.wait().unwrap();
 
@@ -133,13 +133,14 @@ fn a_slow_device_gets_no_long_submissions() {
     // Attention alone is longer than a submission should be.
     let (longest, _) = advance(&mut deep, Some(1));
     assert!((0.0209..0.022).contains(&longest), "{longest} s");
-    // Without it all fits, and is cut no finer than that: on a busy machine the device may be slower than it is made.
-    let (before, rate) = (gpu.submissions(), gpu.rate());
-    let (longest, rows) = advance(&mut shallow, None);
-    let submissions = gpu.submissions() - before;
-    assert!(rows == 64 && longest <= SECONDS * 1.000_001, "{longest} s for {rows} rows");
-    let most = 20.0 * RATE / rate.min(gpu.rate());
-    assert!(submissions > 1 && (submissions as f64) < most, "{submissions} submissions, {most}");
+    // Without it all fits, and is cut no finer than that, unless something else slows down the device at that moment.
+    let submissions = shallow.each_mut().map(|shallow| {
+        let before = gpu.submissions();
+        let (longest, rows) = advance(shallow, None);
+        assert!(rows == 64 && longest <= SECONDS * 1.000_001, "{longest} s for {rows} rows");
+        gpu.submissions() - before
+    });
+    assert!((2..20).contains(submissions.iter().min().unwrap()), "{submissions:?} submissions");
 }
 
 /// Many texts that are long: attention of one step is more than a submission may hold ten times over.
