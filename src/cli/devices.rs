@@ -84,15 +84,13 @@ pub fn run(args: &Args, json: bool) -> Outcome {
 /// The self-test of one device: for every format of weights, the attention of Mistral 7B and the experts of Mixtral 8x7B.
 fn test(args: &Args, json: bool) -> Outcome {
     let gpu = block_on(Gpu::open(&args.device.options()))?;
-    let mut rows: Vec<SelfTestRow> = Vec::new();
     let kv_formats: Vec<_> = KvFormat::all().collect();
-    for (weights, kv) in FORMATS.into_iter().zip(kv_formats.into_iter().cycle()) {
+    let shapes = FORMATS.into_iter().zip(kv_formats.into_iter().cycle()).map(|(weights, kv)| {
         let attention = AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv };
         let experts = Some(RouteShape { experts: 8, chosen: 2 });
-        let shapes =
-            SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts };
-        rows.extend(block_on(self_test(&gpu, &shapes))?);
-    }
+        SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts }
+    });
+    let mut rows = block_on(self_test(&gpu, &shapes.collect::<Vec<_>>()))?;
     rows.sort_by(|a, b| (&a.variant, &a.case).cmp(&(&b.variant, &b.case)));
     rows.dedup_by(|a, b| (&a.variant, &a.case) == (&b.variant, &b.case));
     if json {

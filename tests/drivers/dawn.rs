@@ -173,17 +173,14 @@ fn operations(gpu: &Gpu, config: &ModelConfig, checks: &mut Checks) -> Result<()
     };
     let kvs: Vec<KvFormat> = KvFormat::all().collect();
     let formats = FORMATS.into_iter().filter(|format| stands_for_others(format));
-    for (weights, kv) in formats.zip(kvs.into_iter().cycle()) {
-        let attention = shape(kv);
-        // A handle of its own, for what is rejected.
-        let gpu = gpu.with_own_rejections();
-        let experts = Some(RouteShape { experts: 8, chosen: 2 });
-        let shapes =
-            SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts };
-        for row in block_on(self_test(&gpu, &shapes))? {
-            let name = format!("{} ({})", row.variant, row.case);
-            checks.check(&name, row.error, if row.ok { row.bound } else { -1.0 });
-        }
+    let shapes = formats.zip(kvs.into_iter().cycle()).map(|(weights, kv)| {
+        let (attention, experts) = (shape(kv), Some(RouteShape { experts: 8, chosen: 2 }));
+        SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts }
+    });
+    // A handle of its own, for what is rejected.
+    for row in block_on(self_test(&gpu.with_own_rejections(), &shapes.collect::<Vec<_>>()))? {
+        let name = format!("{} ({})", row.variant, row.case);
+        checks.check(&name, row.error, if row.ok { row.bound } else { -1.0 });
     }
     Ok(())
 }

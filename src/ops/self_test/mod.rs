@@ -38,7 +38,7 @@ pub struct SelfTestShapes {
 }
 
 /// Kernels that are specialised by the same: tested together, and kept for all models that have them.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum Part {
     /// By nothing.
     Plain,
@@ -140,15 +140,18 @@ pub struct SelfTestRow {
 }
 
 /// Tests every variant that `gpu` can run for these shapes, rejects those that are wrong, and returns
-/// how each did.
+/// how each did. What several shapes have in common is tested once.
 ///
 /// # Errors
 /// [`ErrorKind::OutOfMemory`] and [`ErrorKind::DeviceLost`]; a kernel that does not compile or run is
 /// a wrong one.
-pub async fn self_test(gpu: &Gpu, shapes: &SelfTestShapes) -> Result<Vec<SelfTestRow>> {
-    let mut rows = Vec::new();
-    for part in shapes.parts() {
-        rows.extend(part.test(gpu).await?);
+pub async fn self_test(gpu: &Gpu, shapes: &[SelfTestShapes]) -> Result<Vec<SelfTestRow>> {
+    let (mut tested, mut rows) = (Vec::new(), Vec::new());
+    for part in shapes.iter().flat_map(SelfTestShapes::parts) {
+        if !tested.contains(&part) {
+            rows.extend(part.test(gpu).await?);
+            tested.push(part);
+        }
     }
     Ok(rows)
 }
