@@ -2,6 +2,7 @@
 
 use std::io::{Write, stdout};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use mistral_wgpu::{
     gpu::{AdapterDescription, Capability, Gpu, GpuOptions, list_adapters},
     ops::{
@@ -90,7 +91,14 @@ fn test(args: &Args, json: bool) -> Outcome {
         let experts = Some(RouteShape { experts: 8, chosen: 2 });
         SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts }
     });
-    let mut rows = block_on(self_test(&gpu, &shapes.collect::<Vec<_>>()))?;
+    let style = ProgressStyle::with_template("testing kernels {wide_bar} {pos}/{len}");
+    let bar = ProgressBar::new(0).with_style(style.expect("a valid template"));
+    let rows = block_on(self_test(&gpu, &shapes.collect::<Vec<_>>(), &mut |done, parts| {
+        bar.set_length(parts as u64);
+        bar.set_position(done as u64);
+    }));
+    bar.finish_and_clear();
+    let mut rows = rows?;
     rows.sort_by(|a, b| (&a.variant, &a.case).cmp(&(&b.variant, &b.case)));
     rows.dedup_by(|a, b| (&a.variant, &a.case) == (&b.variant, &b.case));
     if json {

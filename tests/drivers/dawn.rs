@@ -178,7 +178,8 @@ fn operations(gpu: &Gpu, config: &ModelConfig, checks: &mut Checks) -> Result<()
         SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts }
     });
     // A handle of its own, for what is rejected.
-    for row in block_on(self_test(&gpu.with_own_rejections(), &shapes.collect::<Vec<_>>()))? {
+    let (gpu, shapes) = (gpu.with_own_rejections(), shapes.collect::<Vec<_>>());
+    for row in block_on(self_test(&gpu, &shapes, &mut |_, _| {}))? {
         let name = format!("{} ({})", row.variant, row.case);
         checks.check(&name, row.error, if row.ok { row.bound } else { -1.0 });
     }

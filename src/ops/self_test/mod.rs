@@ -140,18 +140,27 @@ pub struct SelfTestRow {
 }
 
 /// Tests every variant that `gpu` can run for these shapes, rejects those that are wrong, and returns
-/// how each did. What several shapes have in common is tested once.
+/// how each did. What several shapes have in common is tested once. `progress` gets the parts that are done, and how many
+/// there are.
 ///
 /// # Errors
 /// [`ErrorKind::OutOfMemory`] and [`ErrorKind::DeviceLost`]; a kernel that does not compile or run is
 /// a wrong one.
-pub async fn self_test(gpu: &Gpu, shapes: &[SelfTestShapes]) -> Result<Vec<SelfTestRow>> {
-    let (mut tested, mut rows) = (Vec::new(), Vec::new());
+pub async fn self_test(
+    gpu: &Gpu,
+    shapes: &[SelfTestShapes],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<SelfTestRow>> {
+    let mut parts = Vec::new();
     for part in shapes.iter().flat_map(SelfTestShapes::parts) {
-        if !tested.contains(&part) {
-            rows.extend(part.test(gpu).await?);
-            tested.push(part);
+        if !parts.contains(&part) {
+            parts.push(part);
         }
+    }
+    let mut rows = Vec::new();
+    for (done, part) in parts.iter().enumerate() {
+        progress(done, parts.len());
+        rows.extend(part.test(gpu).await?);
     }
     Ok(rows)
 }
