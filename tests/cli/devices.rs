@@ -25,7 +25,7 @@ fn devices_are_listed() {
 
 #[test]
 fn every_format_is_in_the_self_test() {
-    // tests/self_test.rs has the variants that need more.
+    // The variants that need more are in tests/self_test.rs, and with all formats in tests/drivers/run.sh.
     let baselines = ["--disable", "f16,subgroup,integer,cpu"];
     let self_test = |more: &[&'static str]| [&["devices", "--self-test"], &baselines[..], more].concat();
     let rows = json(&self_test(&["--json"]));

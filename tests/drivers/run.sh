@@ -4,6 +4,7 @@
 #
 #   swiftshader  the device tests on SwiftShader: subgroups of 4, 256 invocations, no f16
 #   mesa         the device tests on a current Mesa's lavapipe: cooperative matrices
+#   formats      every kernel variant of that with every format of weights, by `mistral devices --self-test`
 #   validation   those of the device and of models, and every kernel variant on the self-test's cases, under
 #                the Vulkan validation layers, on both
 #   spirv        every shader as SPIR-V, through spirv-val
@@ -16,7 +17,7 @@
 # What is needed is fetched once into MISTRAL_DRIVERS_DIR, or the user's cache directory.
 set -eu
 cd "$(dirname "$0")/../.."
-all='swiftshader mesa validation spirv radeon msl hlsl tint dawn'
+all='swiftshader mesa formats validation spirv radeon msl hlsl tint dawn'
 
 dir=${MISTRAL_DRIVERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mistral-wgpu/drivers}
 sh tests/drivers/fetch.sh "$dir"
@@ -76,6 +77,15 @@ swiftshader() {
 # shellcheck disable=SC2086
 mesa() {
     tests mesa $device_tests
+}
+
+formats() {
+    program=$(cargo build --locked --bin mistral --message-format=json | executables bin)
+    on mesa "$program" devices --self-test >"$work/self-test"
+    rows=$(sed 1,2d "$work/self-test" | wc -l)
+    bad=$(grep WRONG "$work/self-test" | tee /dev/stderr | wc -l)
+    echo "$((rows - bad)) passed, $bad failed"
+    [ "$bad" = 0 ]
 }
 
 # Every message must have its line in validation-allowed.txt, and every line there be met: the first
