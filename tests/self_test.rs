@@ -21,12 +21,13 @@ use mistral_wgpu::{
 };
 use pollster::block_on;
 
-fn shapes(weights: &str, kv: KvFormat) -> SelfTestShapes {
+fn heads(kv: KvFormat) -> AttentionShape {
     let head_dim = if kv.numbers().scale_halves > 0 { 32 } else { 20 };
-    let attention = AttentionShape { heads: 6, kv_heads: 2, head_dim, kv };
-    let experts = Some(RouteShape { experts: 8, chosen: 2 });
-    let weights = by_name(weights).unwrap();
-    SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts }
+    AttentionShape { heads: 6, kv_heads: 2, head_dim, kv }
+}
+
+fn shapes(weights: &str, kv: KvFormat) -> SelfTestShapes {
+    SelfTestShapes::all(by_name(weights), |_| heads(kv))[0]
 }
 
 /// What a bound may be at most: factors rounded to 8-bit codes or 16-bit floats are far from exact.
@@ -46,8 +47,7 @@ fn bound(row: &SelfTestRow) -> f32 {
 /// Runs the self-test for weights of each size of blocks, with every format of keys and values.
 fn passes(gpu: &Gpu) {
     let formats = FORMATS.into_iter().filter(|format| stands_for_others(format));
-    let kv_formats = KvFormat::all().collect::<Vec<_>>().into_iter().cycle();
-    let all: Vec<_> = formats.zip(kv_formats).map(|(format, kv)| shapes(format.name, kv)).collect();
+    let all = SelfTestShapes::all(formats, heads);
     let mut variants: Vec<String> = Vec::new();
     for row in block_on(self_test(gpu, &all, &mut |_, _| {})).unwrap() {
         assert!(row.ok && row.error <= row.bound && row.bound <= bound(&row), "{row:?}");

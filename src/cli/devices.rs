@@ -5,9 +5,7 @@ use std::io::{Write, stdout};
 use indicatif::{ProgressBar, ProgressStyle};
 use mistral_wgpu::{
     gpu::{AdapterDescription, Capability, Gpu, GpuOptions, list_adapters},
-    ops::{
-        AttentionShape, KvFormat, RouteShape, SelfTestRow, SelfTestShapes, TuneRow, kept_tuning, self_test,
-    },
+    ops::{AttentionShape, SelfTestRow, SelfTestShapes, TuneRow, kept_tuning, self_test},
     quant::FORMATS,
 };
 use pollster::block_on;
@@ -85,22 +83,17 @@ pub fn run(args: &Args, json: bool) -> Outcome {
 /// The self-test of one device: for every format of weights, the attention of Mistral 7B and the experts of Mixtral 8x7B.
 fn test(args: &Args, json: bool) -> Outcome {
     let gpu = block_on(Gpu::open(&args.device.options()))?;
-    let kv_formats: Vec<_> = KvFormat::all().collect();
-    let shapes = FORMATS.into_iter().zip(kv_formats.into_iter().cycle()).map(|(weights, kv)| {
-        let attention = AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv };
-        let experts = Some(RouteShape { experts: 8, chosen: 2 });
-        SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts }
-    });
+    let attention = |kv| AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, kv };
+    let shapes = SelfTestShapes::all(FORMATS, attention);
     let style = ProgressStyle::with_template("testing kernels {wide_bar} {pos}/{len}");
     let bar = ProgressBar::new(0).with_style(style.expect("a valid template"));
-    let rows = block_on(self_test(&gpu, &shapes.collect::<Vec<_>>(), &mut |done, parts| {
+    let rows = block_on(self_test(&gpu, &shapes, &mut |done, parts| {
         bar.set_length(parts as u64);
         bar.set_position(done as u64);
     }));
     bar.finish_and_clear();
     let mut rows = rows?;
     rows.sort_by(|a, b| (&a.variant, &a.case).cmp(&(&b.variant, &b.case)));
-    rows.dedup_by(|a, b| (&a.variant, &a.case) == (&b.variant, &b.case));
     if json {
         return super::print(&json!(rows));
     }

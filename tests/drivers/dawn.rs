@@ -24,7 +24,7 @@ use mistral_wgpu::{
     checkpoint::Checkpoint,
     gpu::{Capabilities, Executor, Gpu, GpuOptions, Replay, ReplayAction, ReplayPart},
     model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights},
-    ops::{AttentionShape, KvFormat, RouteShape, SelfTestShapes, self_test},
+    ops::{AttentionShape, KvFormat, SelfTestShapes, self_test},
     quant::{FORMATS, by_name},
     reference,
 };
@@ -162,8 +162,8 @@ impl Checks {
     }
 }
 
-/// Every variant of every operation on the self-test's cases: with the heads of `config`, all formats of
-/// weights, and all of the KV cache that these heads allow.
+/// Every variant of every operation on the self-test's cases: with the heads of `config`, a format of weights
+/// of each kind, and all of the KV cache.
 fn operations(gpu: &Gpu, config: &ModelConfig, checks: &mut Checks) -> Result<()> {
     let shape = |kv| AttentionShape {
         heads: config.num_attention_heads as u32,
@@ -171,14 +171,9 @@ fn operations(gpu: &Gpu, config: &ModelConfig, checks: &mut Checks) -> Result<()
         head_dim: config.head_dim as u32,
         kv,
     };
-    let kvs: Vec<KvFormat> = KvFormat::all().collect();
     let formats = FORMATS.into_iter().filter(|format| stands_for_others(format));
-    let shapes = formats.zip(kvs.into_iter().cycle()).map(|(weights, kv)| {
-        let (attention, experts) = (shape(kv), Some(RouteShape { experts: 8, chosen: 2 }));
-        SelfTestShapes { weights, attention, bias: true, reordered: true, adapters: true, experts }
-    });
     // A handle of its own, for what is rejected.
-    let (gpu, shapes) = (gpu.with_own_rejections(), shapes.collect::<Vec<_>>());
+    let (gpu, shapes) = (gpu.with_own_rejections(), SelfTestShapes::all(formats, shape));
     for row in block_on(self_test(&gpu, &shapes, &mut |_, _| {}))? {
         let name = format!("{} ({})", row.variant, row.case);
         checks.check(&name, row.error, if row.ok { row.bound } else { -1.0 });

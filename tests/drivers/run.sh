@@ -4,7 +4,7 @@
 #
 #   swiftshader  the device tests on SwiftShader: subgroups of 4, 256 invocations, no f16
 #   mesa         the device tests on a current Mesa's lavapipe: cooperative matrices
-#   formats      every kernel variant of that with every format of weights, by `mistral devices --self-test`
+#   formats      every kernel variant there with every format of weights, by `mistral devices --self-test`
 #   validation   those of the device and of models, and every kernel variant on the self-test's cases, under
 #                the Vulkan validation layers, on both
 #   spirv        every shader as SPIR-V, through spirv-val
@@ -82,9 +82,9 @@ mesa() {
 formats() {
     program=$(cargo build --locked --bin mistral --message-format=json | executables bin)
     on mesa "$program" devices --self-test >"$work/self-test"
-    rows=$(sed 1,2d "$work/self-test" | wc -l)
-    bad=$(grep WRONG "$work/self-test" | tee /dev/stderr | wc -l)
-    echo "$((rows - bad)) passed, $bad failed"
+    bad=$(grep -c WRONG "$work/self-test") || true
+    sed -n '/WRONG/p' "$work/self-test"
+    echo "$(sed '1,2d; /WRONG/d' "$work/self-test" | wc -l) passed, $bad failed"
     [ "$bad" = 0 ]
 }
 

@@ -13,7 +13,7 @@ mod pointwise;
 
 use std::{fmt::Display, mem, path::Path};
 
-use super::{AttentionShape, Axis, Operation, RouteShape, Variant};
+use super::{AttentionShape, Axis, KvFormat, Operation, RouteShape, Variant};
 use crate::{
     ErrorKind, Result,
     gpu::{Capability, Gpu, Kept},
@@ -60,6 +60,19 @@ enum Part {
 }
 
 impl SelfTestShapes {
+    /// Of all that a model may have, with each of `formats` of weights; those of keys and values take turns.
+    pub fn all(
+        formats: impl IntoIterator<Item = &'static Format>,
+        attention: impl Fn(KvFormat) -> AttentionShape,
+    ) -> Vec<Self> {
+        let kv_formats = KvFormat::all().collect::<Vec<_>>().into_iter().cycle();
+        let shapes = formats.into_iter().zip(kv_formats).map(|(weights, kv)| {
+            let (attention, experts) = (attention(kv), Some(RouteShape { experts: 8, chosen: 2 }));
+            Self { weights, attention, bias: true, reordered: true, adapters: true, experts }
+        });
+        shapes.collect()
+    }
+
     fn parts(&self) -> impl Iterator<Item = Part> {
         let &Self { weights: Format { name: weights, .. }, attention, bias, experts, .. } = self;
         let optional = [
