@@ -206,7 +206,7 @@ impl Bench {
             ) {
                 if self.wants(&kernel, "hidden") {
                     let [x, y] = ["x", "y"].map(|label| Tensor::zeros(&gpu, label, rows, HIDDEN));
-                    let weight = gpu.upload("weight", &[1.0f32; HIDDEN as usize])?;
+                    let weight = Tensor::from_values(&gpu, "weight", &[1.0; HIDDEN as usize], HIDDEN)?;
                     let mut recording = Recording::default();
                     RmsNorm {
                         x: &x?,

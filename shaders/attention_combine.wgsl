@@ -1,11 +1,12 @@
 // Merges the partial results of each row and head: y = Σ exp(m - M) acc / Σ exp(m - M) l, M the largest maximum.
 import package::generated::{AttentionParams, HEADS, HEAD_DIM, Row, WORKGROUP};
 import package::attention_partial::{MASKED, partial_start};
+import package::pair::{Pair, floats};
 @if(q8) import package::quant::store::{store_block, store_blocks};
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;            // [rows]
-@group(0) @binding(2) var<storage, read> partials: array<f32>;        // [partials, HEADS, PARTIAL]
+@group(0) @binding(2) var<storage, read> partials: array<Pair>;       // [partials, HEADS, PARTIAL / 2]
 @if(!q8) @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, stride]
 
 @if(!narrow)
@@ -19,10 +20,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         var sum = 0.0;
         var value = 0.0;
         for (var partial = row.partial; partial < row.partial + row.partials; partial++) {
-            let start = partial_start(partial, head);
-            let factor = exp(partials[start] - maximum);
-            sum = fma(factor, partials[start + 1u], sum);
-            value = fma(factor, partials[start + 2u + dim], value);
+            let start = partial_start(partial, head) / 2u;
+            let both = floats(partials[start]);
+            let factor = exp(both.x - maximum);
+            sum = fma(factor, both.y, sum);
+            value = fma(factor, floats(partials[start + 1u + dim / 2u])[dim % 2u], value);
         }
         // A row without any visible key, as the padding of a batch may be, gives zero.
         let result = select(0.0, value / sum, sum > 0.0);
@@ -49,13 +51,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     var sum = 0.0;
     var values: array<vec4f, 8>;
     for (var partial = row.partial; partial < row.partial + row.partials; partial++) {
-        let start = partial_start(partial, head);
-        let factor = exp(partials[start] - maximum);
-        sum = fma(factor, partials[start + 1u], sum);
+        let start = partial_start(partial, head) / 2u;
+        let both = floats(partials[start]);
+        let factor = exp(both.x - maximum);
+        sum = fma(factor, both.y, sum);
+        let first = start + 1u + col % HEAD_DIM / 2u;
         for (var j = 0u; j < 8u; j++) {
-            for (var k = 0u; k < 4u; k++) {
-                values[j][k] = fma(factor, partials[start + 2u + col % HEAD_DIM + 4u * j + k], values[j][k]);
-            }
+            let four = vec4f(floats(partials[first + 2u * j]), floats(partials[first + 2u * j + 1u]));
+            values[j] = fma(vec4f(factor), four, values[j]);
         }
     }
     for (var j = 0u; j < 8u; j++) {
@@ -68,7 +71,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
 fn largest(row: Row, head: u32) -> f32 {
     var maximum = MASKED;
     for (var partial = row.partial; partial < row.partial + row.partials; partial++) {
-        maximum = max(maximum, partials[partial_start(partial, head)]);
+        maximum = max(maximum, floats(partials[partial_start(partial, head) / 2u]).x);
     }
     return maximum;
 }

@@ -2,11 +2,10 @@
 @if(int64) import package::exchange::exchanged;
 import package::generated::HEAD_DIM;
 import package::kv::page::PAIRS;
-@if(int64) import package::quant::packed::two_words;
+@if(!whole_octets || int64) import package::pair::{Pair, floats};
 
-@if(int64) @group(0) @binding(1) var<storage, read> q: array<u64>;            // [rows, stride / 2]
-@elif(whole_octets) @group(0) @binding(1) var<storage, read> q: array<vec4f>; // [rows, stride / 4]
-@else @group(0) @binding(1) var<storage, read> q: array<vec2f>;               // [rows, stride / 2]
+@if(whole_octets && !int64) @group(0) @binding(1) var<storage, read> q: array<vec4f>; // [rows, stride / 4]
+@else @group(0) @binding(1) var<storage, read> q: array<Pair>;                       // [rows, stride / 2]
 
 // Dimensions 8 * octet to 8 * octet + 7 of the query head that begins `start` floats into q. What lies beyond the head
 // is zero.
@@ -35,15 +34,5 @@ fn q_octet(own: vec2f) -> mat2x4f {
 
 @if(!whole_octets || int64)
 fn q_pair(first: u32, pair: u32) -> vec2f {
-    return select(vec2f(0.0), pair_at(first + min(pair, PAIRS - 1u)), pair < PAIRS);
-}
-
-@if(int64)
-fn pair_at(index: u32) -> vec2f {
-    return bitcast<vec2f>(two_words(q[index]));
-}
-
-@elif(!whole_octets)
-fn pair_at(index: u32) -> vec2f {
-    return q[index];
+    return select(vec2f(0.0), floats(q[first + min(pair, PAIRS - 1u)]), pair < PAIRS);
 }

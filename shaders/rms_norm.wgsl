@@ -1,14 +1,15 @@
-// x += delta; y = x / sqrt(mean(x²) + eps) * weight, one workgroup per row.
+// x += delta; y = x / sqrt(mean(x²) + eps) * weight, one workgroup per row. Rows are padded with zeros to whole blocks.
 import package::generated::{RmsNormParams, WORKGROUP};
+import package::pair::{Pair, floats, pair};
 @if(q8) import package::quant::store::{store_block, store_blocks};
 import package::reduce::{Invocation, workgroup_sum};
 
 @group(0) @binding(0) var<uniform> params: RmsNormParams;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;             // [rows, stride]
-@if(residual) @group(0) @binding(2) var<storage, read> delta: array<f32>; // [rows, stride]
-@group(0) @binding(3) var<storage, read> weight: array<f32>;              // [cols]
-@if(!q8) @group(0) @binding(4) var<storage, read_write> y: array<f32>;    // [rows, stride]
-@if(gather) @group(0) @binding(5) var<storage, read> row_ids: array<u32>; // [rows]: y's row i is made of x's row row_ids[i]
+@group(0) @binding(1) var<storage, read_write> x: array<Pair>;             // [rows, stride / 2]
+@if(residual) @group(0) @binding(2) var<storage, read> delta: array<Pair>; // [rows, stride / 2]
+@group(0) @binding(3) var<storage, read> weight: array<Pair>;              // [stride / 2]
+@if(!q8) @group(0) @binding(4) var<storage, read_write> y: array<Pair>;    // [rows, stride / 2]
+@if(gather) @group(0) @binding(5) var<storage, read> row_ids: array<u32>;  // [rows]: y's row i is made of x's row row_ids[i]
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -17,19 +18,23 @@ fn main(
     @if(subgroup) @builtin(subgroup_size) _size: u32, // see Invocation
 ) {
     let row = workgroup.x;
-    @if(gather) let source = row_ids[row] * params.stride;
-    @else let source = row * params.stride;
+    let pairs = params.stride / 2u;
+    @if(gather) let source = row_ids[row] * pairs;
+    @else let source = row * pairs;
 
     var square_sum = 0.0;
-    for (var col = invocation.index; col < params.cols; col += WORKGROUP) {
-        @if(residual) x[source + col] += delta[source + col];
-        let value = x[source + col];
-        square_sum = fma(value, value, square_sum);
+    for (var i = invocation.index; i < pairs; i += WORKGROUP) {
+        var values = floats(x[source + i]);
+        @if(residual) {
+            values += floats(delta[source + i]);
+            x[source + i] = pair(values);
+        }
+        square_sum = fma(values.x, values.x, fma(values.y, values.y, square_sum));
     }
     let scale = 1.0 / sqrt(workgroup_sum(square_sum, invocation) / f32(params.cols) + params.eps);
     @if(!q8)
-    for (var col = invocation.index; col < params.cols; col += WORKGROUP) {
-        y[row * params.stride + col] = normed(source, col, scale);
+    for (var i = invocation.index; i < pairs; i += WORKGROUP) {
+        y[row * pairs + i] = pair(normed(source, i, scale));
     }
     let first_block = row * params.stride / 32u;
     let blocks = params.stride / 32u;
@@ -37,21 +42,19 @@ fn main(
     for (var block = invocation.index; block < blocks; block += WORKGROUP) {
         var values: array<vec4f, 8>;
         for (var j = 0u; j < 8u; j++) {
-            for (var k = 0u; k < 4u; k++) {
-                values[j][k] = normed(source, 32u * block + 4u * j + k, scale);
-            }
+            let i = 16u * block + 2u * j;
+            values[j] = vec4f(normed(source, i, scale), normed(source, i + 1u, scale));
         }
         store_block(first_block + block, values);
     }
     @if(q8 && !narrow)
     for (var first = 0u; first < params.stride; first += WORKGROUP) {
-        let value = normed(source, first + invocation.index, scale);
+        let col = min(first + invocation.index, params.stride - 1u);
+        let value = normed(source, col / 2u, scale)[col % 2u];
         store_blocks(first_block + first / 32u, first_block + blocks, invocation.index, value);
     }
 }
 
-// Zero past the end.
-fn normed(source: u32, col: u32, scale: f32) -> f32 {
-    let within = min(col, params.cols - 1u);
-    return select(0.0, x[source + within] * scale * weight[within], within == col);
+fn normed(source: u32, i: u32, scale: f32) -> vec2f {
+    return floats(x[source + i]) * scale * floats(weight[i]);
 }

@@ -4,12 +4,13 @@ import package::generated::{HEADS, HEAD_DIM, KV_HEADS, RopeKvParams, Row, WORKGR
 import package::kv::KV_CHUNK;
 import package::kv::page::PAIRS;
 import package::kv::store::store;
+import package::pair::{Pair, floats, pair};
 import package::rope::turned;
 
 @group(0) @binding(0) var<uniform> params: RopeKvParams;
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;       // [rows, qkv_stride]: q heads, k heads, v heads
-@group(0) @binding(2) var<storage, read_write> q: array<vec2f>; // [rows, q_stride / 2]
-@group(0) @binding(3) var<storage, read> rows: array<Row>;      // [rows]
+@group(0) @binding(1) var<storage, read> qkv: array<Pair>;     // [rows, qkv_stride / 2]: q heads, k heads, v heads
+@group(0) @binding(2) var<storage, read_write> q: array<Pair>; // [rows, q_stride / 2]
+@group(0) @binding(3) var<storage, read> rows: array<Row>;     // [rows]
 
 // 128 dimensions are 64 chunks of f16, and 2 of q8_0.
 const CHUNKS = (HEAD_DIM + KV_CHUNK - 1u) / KV_CHUNK;
@@ -23,19 +24,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         return;
     }
     let row = rows[row_index];
-    let x_start = row_index * params.qkv_stride + head * HEAD_DIM;
+    let x_start = row_index * (params.qkv_stride / 2u) + head * PAIRS;
     let q_start = row_index * (params.q_stride / 2u) + head * PAIRS;
 
     var values: array<f32, KV_CHUNK>; // zero beyond the head
     for (var i = 0u; i < KV_CHUNK / 2u; i++) {
-        let pair = chunk * (KV_CHUNK / 2u) + i;
-        if pair < PAIRS {
-            var x = vec2f(qkv[x_start + 2u * pair], qkv[x_start + 2u * pair + 1u]);
+        let number = chunk * (KV_CHUNK / 2u) + i;
+        if number < PAIRS {
+            var x = floats(qkv[x_start + number]);
             if head < HEADS + KV_HEADS {
-                x = turned(x, row.position, pair);
+                x = turned(x, row.position, number);
             }
             if head < HEADS {
-                q[q_start + pair] = x;
+                q[q_start + number] = pair(x);
             }
             values[2u * i] = x.x;
             values[2u * i + 1u] = x.y;

@@ -1,10 +1,11 @@
 // y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), one row for each workgroup.x and z.
 import package::generated::{SwigluParams, WORKGROUP};
+import package::pair::{Pair, floats};
 @if(q8) import package::quant::store::{store_block, store_blocks};
 import package::silu::silu;
 
 @group(0) @binding(0) var<uniform> params: SwigluParams;
-@group(0) @binding(1) var<storage, read> gate_up: array<vec2f>; // [rows, stride / 2]: gate and up of each column
+@group(0) @binding(1) var<storage, read> gate_up: array<Pair>; // [rows, stride / 2]: gate and up of each column
 @if(!q8) @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [rows, y_stride]
 
 @compute @workgroup_size(WORKGROUP)
@@ -36,6 +37,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
 // Zero past the end.
 fn gated(row: u32, col: u32) -> f32 {
     let within = min(col, params.cols - 1u);
-    let pair = gate_up[row * (params.stride / 2u) + within];
-    return select(0.0, silu(pair.x) * pair.y, within == col);
+    let both = floats(gate_up[row * (params.stride / 2u) + within]);
+    return select(0.0, silu(both.x) * both.y, within == col);
 }

@@ -287,7 +287,7 @@ fn check_rms_norm(gpu: &Gpu, shape: RmsNormShape, cols: usize, values: (&[f32], 
 
     let x = Tensor::from_values(gpu, "x", x, cols as u32).unwrap();
     let delta = Tensor::from_values(gpu, "delta", delta, cols as u32).unwrap();
-    let weight = gpu.upload("weight", weight).unwrap();
+    let weight = Tensor::from_values(gpu, "weight", weight, cols as u32).unwrap();
     let y = Tensor::zeros(gpu, "y", rows as u32, cols as u32).unwrap();
     let codes = Q8Tensor::zeros(gpu, "codes", rows as u32, cols as u32).unwrap();
     let row_ids = gpu.upload("row_ids", &chosen).unwrap();

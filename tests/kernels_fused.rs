@@ -104,7 +104,7 @@ fn norm_between_two_products() {
                 let (x, stream, delta) =
                     (tensor(&values, first.cols as u32), tensor(&stream, cols), zeros(cols));
                 let unfinished = Epilogue::unfinished_norm(gpu, "y", count, cols, 8).unwrap();
-                let weight = gpu.upload("weight", &weight).unwrap();
+                let weight = Tensor::from_values(gpu, "weight", &weight, cols).unwrap();
                 let y = Activation::F32(&unfinished);
                 let norm =
                     RmsNorm { x: &stream, delta: Some(&delta), weight: &weight, y, row_ids: None, eps: EPS };

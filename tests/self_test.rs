@@ -140,6 +140,12 @@ fn registers(variant: &str) -> bool {
     variant.starts_with("mat_mat/registers_")
 }
 
+/// Variants that read two activations at once.
+fn in_pairs(variant: &str) -> bool {
+    let narrow = ["attention_combine/narrow", "rms_norm/narrow", "swiglu/narrow"].contains(&variant);
+    narrow || variant == "rope_kv/int64"
+}
+
 fn attention(variant: &str) -> bool {
     of(variant, &["attention_combine", "attention_single", "attention_tiled"])
 }
@@ -150,7 +156,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 41] = [
+    let faults: [Fault; 42] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -207,6 +213,10 @@ fn faults_are_found() {
                 || pairs(variant)
                 || variant.ends_with("rows_integer")
                 || variant.ends_with("exchange")
+                || in_pairs(variant)
+        }),
+        ("pair", "u64(bitcast<u32>(values.y))", "u64(bitcast<u32>(values.x))", |variant| {
+            ["rms_norm/narrow", "rope_kv/int64"].contains(&variant)
         }),
         ("quant/activations", "+ sums.w", "", |variant| integers(variant) && !pairs(variant)),
         ("quant/activations", "select(127.0 / largest", "select(100.0 / largest", |variant| {
@@ -232,10 +242,13 @@ fn faults_are_found() {
         ("swiglu", "32u * block + 4u * j + k", "32u * block + 4u * k + j", |variant| {
             variant == "swiglu/narrow"
         }),
-        ("rms_norm", "32u * block + 4u * j + k", "32u * block + 4u * k + j", |variant| {
-            variant == "rms_norm/narrow"
-        }),
-        ("attention_combine", "+ 4u * j + k]", "+ 4u * k + j]", |variant| {
+        (
+            "rms_norm",
+            "normed(source, i, scale), normed(source, i + 1u",
+            "normed(source, i + 1u, scale), normed(source, i",
+            |variant| variant == "rms_norm/narrow",
+        ),
+        ("attention_combine", "[first + 2u * j + 1u]", "[first + 2u * j]", |variant| {
             variant == "attention_combine/narrow"
         }),
         ("epilogue/swiglu", "silu(gate)", "gate", |variant| of(variant, &["mat_vec_swiglu"])),

@@ -1,5 +1,5 @@
 // KV cache in f32: dimension i of an octet is word i.
-@if(int64) import package::quant::packed::two_words;
+@if(int64) import package::pair::floats;
 
 @if(int64) alias KvOctet = vec4<u64>;
 @else alias KvOctet = mat2x4f;
@@ -19,11 +19,6 @@ fn kv_encode(values: ptr<function, array<f32, 2>>) -> KvCodes {
 }
 
 fn kv_decode(octet: KvOctet) -> mat2x4f {
-    @if(int64) return mat2x4f(vec4f(pair(octet.x), pair(octet.y)), vec4f(pair(octet.z), pair(octet.w)));
+    @if(int64) return mat2x4f(vec4f(floats(octet.x), floats(octet.y)), vec4f(floats(octet.z), floats(octet.w)));
     @else return octet;
-}
-
-@if(int64)
-fn pair(both: u64) -> vec2f {
-    return bitcast<vec2f>(two_words(both));
 }

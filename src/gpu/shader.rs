@@ -54,6 +54,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "mat_vec",
     "mat_vec_rows",
     "mat_vec_task",
+    "pair",
     "pairs",
     "quant/activations",
     "quant/bf16",

@@ -11,6 +11,7 @@ use crate::{
     checkpoint::{Checkpoint, TensorView},
     gpu::{Buffer, Gpu},
     ops::Weight,
+    tensor::Tensor,
 };
 
 /// What loading a model is busy with.
@@ -57,8 +58,8 @@ impl<'a> Loader<'a> {
     }
 
     /// The weight of a norm.
-    pub fn norm(&mut self, buffer: &Buffer, name: &str) -> Result<()> {
-        self.vectors(buffer, &[name.to_owned()], Rows::Same)
+    pub fn norm(&mut self, weight: &Tensor, name: &str) -> Result<()> {
+        self.vectors(&weight.buffer, &[name.to_owned()], Rows::Same)
     }
 
     /// The vectors of `names` as one, as `f32`.

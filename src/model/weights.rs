@@ -11,9 +11,10 @@ use super::{
 use crate::{
     Result,
     checkpoint::Checkpoint,
-    gpu::{Buffer, Gpu},
+    gpu::Gpu,
     ops::Weight,
     quant::{F32, Format},
+    tensor::Tensor,
 };
 
 /// Name of the matrix with a row for each token.
@@ -24,14 +25,14 @@ pub(super) const LM_HEAD: &str = "lm_head.weight";
 /// One transformer block. Matrices that read the same input are stacked into one, or one for each of their formats.
 #[derive(Debug)]
 pub struct Layer {
-    /// `[hidden]`, `f32`.
-    pub input_norm: Buffer,
+    /// `[1, hidden]`.
+    pub input_norm: Tensor,
     /// q, k and v: `[(heads + 2 * kv_heads) * head_dim, hidden]`, in the order of [`Rows::Qkv`].
     pub qkv: Vec<Weight>,
     /// `[hidden, heads * head_dim]`.
     pub o: Vec<Weight>,
-    /// `[hidden]`, `f32`.
-    pub post_attention_norm: Buffer,
+    /// `[1, hidden]`.
+    pub post_attention_norm: Tensor,
     /// What gives the experts' logits, `[experts, hidden]`, `f32`.
     pub router: Option<Weight>,
     /// gate and up: `[2 * intermediate, hidden]`, in the order of [`Rows::GateUp`]; of each expert, if there are any.
@@ -47,8 +48,8 @@ pub struct Weights {
     pub embed_tokens: Weight,
     /// The blocks.
     pub layers: Vec<Layer>,
-    /// `[hidden]`, `f32`.
-    pub norm: Buffer,
+    /// `[1, hidden]`.
+    pub norm: Tensor,
     /// `[vocab, hidden]`; `None` when it is the embedding.
     lm_head: Option<Weight>,
 }
@@ -60,7 +61,7 @@ impl Weights {
     /// As [`Weight::allocate`].
     pub fn allocate(gpu: &Gpu, config: &ModelConfig, formats: impl Into<WeightFormats>) -> Result<Self> {
         let formats = formats.into();
-        let norm = || gpu.allocate("norm", 4 * config.hidden_size as u64);
+        let norm = || Tensor::zeros(gpu, "norm", 1, config.hidden_size as u32);
         let layer = |index| -> Result<Layer> {
             let [qkv, o, gate_up, down] =
                 Stack::of_block(config, index).map(|stack| stack.allocate(gpu, &formats));
@@ -169,7 +170,7 @@ impl Weights {
         }
         let norms = self.layers.iter().flat_map(|layer| [&layer.input_norm, &layer.post_attention_norm]);
         for norm in norms.chain([&self.norm]) {
-            gpu.write(norm, 0, &vec![1.0f32; norm.size() as usize / 4]);
+            gpu.write(&norm.buffer, 0, &vec![1.0f32; norm.cols as usize]);
         }
         Ok(())
     }

@@ -120,7 +120,7 @@ impl<'a> Epilogue<'a> {
                 ("v_cache", &segments[0].v),
             ],
             Self::RmsNorm(RmsNorm { x, weight, y, .. }) => {
-                y.outputs().chain([("stream", &x.buffer), ("norm_weight", *weight)]).collect()
+                y.outputs().chain([("stream", &x.buffer), ("norm_weight", &weight.buffer)]).collect()
             }
         }
     }

@@ -57,8 +57,8 @@ pub struct RmsNorm<'a> {
     pub x: &'a Tensor,
     /// What is added to it first, `[rows, cols]`.
     pub delta: Option<&'a Tensor>,
-    /// `[cols]`, `f32`.
-    pub weight: &'a Buffer,
+    /// `[1, cols]`.
+    pub weight: &'a Tensor,
     /// `[rows, cols]`.
     pub y: Activation<'a>,
     /// Row `i` of `y` is made of row `row_ids[i]` of `x`, for as many rows as want logits;
@@ -75,7 +75,8 @@ impl RmsNorm<'_> {
     /// As [`Gpu::kernel`] and [`Step::new`].
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
         let cols = self.x.cols;
-        assert!(self.y.cols() == cols && self.delta.is_none_or(|delta| delta.cols == cols), "shapes differ");
+        let others = [self.y.cols(), self.weight.cols, self.delta.map_or(cols, |delta| delta.cols)];
+        assert!(others == [cols; 3], "shapes differ");
         let shape = RmsNormShape {
             residual: self.delta.is_some(),
             gather: self.row_ids.is_some(),
@@ -83,7 +84,7 @@ impl RmsNorm<'_> {
         };
         let (_, kernel) = RMS_NORM.choose_for(gpu, &shape, cols)?;
         let params = gpu.uniform(&RmsNormParams { cols, stride: self.x.stride(), eps: self.eps })?;
-        let mut bindings = vec![("params", &params), ("x", &self.x.buffer), ("weight", self.weight)];
+        let mut bindings = vec![("params", &params), ("x", &self.x.buffer), ("weight", &self.weight.buffer)];
         bindings.extend(self.y.outputs());
         bindings.extend(self.delta.map(|delta| ("delta", &delta.buffer)));
         bindings.extend(self.row_ids.map(|row_ids| ("row_ids", row_ids)));

@@ -3,7 +3,7 @@
 use super::{AttentionShape, KvSegment, Operation, Row, Variant, count};
 use crate::{
     Result,
-    gpu::{Buffer, Cost, Extent, Gpu, KernelKey, Recording, Step},
+    gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
     tensor::Tensor,
     uniform,
 };
@@ -17,15 +17,21 @@ const WORKGROUP: u32 = 256;
 /// The table of variants.
 pub static ROPE_KV: Operation<AttentionShape> = Operation {
     name: "rope_kv",
-    variants: &[Variant {
-        name: "baseline",
-        fits: |_| true,
-        key: |shape| {
-            let key = KernelKey::new("rope_kv").with::<RopeKvParams>().with::<Row>();
-            shape.specialise(key).constant("WORKGROUP", WORKGROUP)
+    variants: &[
+        // Reads two numbers at once.
+        Variant {
+            name: "int64",
+            fits: |_| true,
+            key: |shape| KernelKey { needs: &[Capability::Cpu, Capability::Int64], ..key(shape) },
         },
-    }],
+        Variant { name: "baseline", fits: |_| true, key },
+    ],
 };
+
+fn key(shape: &AttentionShape) -> KernelKey {
+    let key = KernelKey::new("rope_kv").with::<RopeKvParams>().with::<Row>();
+    shape.specialise(key).constant("WORKGROUP", WORKGROUP)
+}
 
 /// Turns q and k by their row's position, pairs `(2i, 2i + 1)` of each head, and writes k and v into
 /// the KV cache.

@@ -11,9 +11,9 @@ use crate::{
 /// out: as many as a CPU's vectors hold.
 pub(super) const NARROW: u32 = 8;
 
-/// The kernel of a variant called `narrow`.
+/// The kernel of a variant called `narrow`, which reads two numbers at once.
 pub(super) fn narrow_key(key: KernelKey) -> KernelKey {
-    KernelKey { needs: &[Capability::Cpu], ..key.flag("narrow", true) }
+    KernelKey { needs: &[Capability::Cpu, Capability::Int64], ..key.flag("narrow", true) }
 }
 
 /// One way to compute an operation of shape `S`.

@@ -12,7 +12,7 @@ use mistral_wgpu::{
     model::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights},
     ops::*,
     quant::by_name,
-    tensor::{ActivationFormat, Tensor},
+    tensor::Tensor,
 };
 use pollster::block_on;
 
@@ -227,10 +227,7 @@ fn a_lost_device_is_an_error_everywhere() {
         lost("upload", gpu.upload("a", &[1u32]).unwrap_err());
         gpu.write(&buffer, 0, &[2u32]);
         lost("download", block_on(gpu.download::<u32>(std::slice::from_ref(&buffer))).unwrap_err());
-        lost(
-            "kernel",
-            gpu.kernel(&(SWIGLU.variants[0].key)(&ActivationFormat::F32).flag("new", true)).unwrap_err(),
-        );
+        lost("kernel", gpu.kernel(&residual_add().flag("new", true)).unwrap_err());
         lost("replay", gpu.replay(&recording, &[1], None).unwrap_err());
         lost("step", step(&gpu, ["x", "delta"], 4).unwrap_err());
         lost("forward", forward(&gpu, &mut model, &[1, 5], None).unwrap_err());

@@ -5,7 +5,7 @@ use std::slice;
 use super::{Model, RecordingKey};
 use crate::{
     Result,
-    gpu::{Buffer, Gpu, Recording},
+    gpu::{Gpu, Recording},
     model::{
         activations::{ExpertActivations, ProductInput},
         linear::Linear,
@@ -51,19 +51,19 @@ impl Model {
     }
 
     /// `x += delta; y = rms_norm(x)`.
-    fn norm<'a>(&'a self, delta: Option<&'a Tensor>, weight: &'a Buffer, y: Activation<'a>) -> RmsNorm<'a> {
+    fn norm<'a>(&'a self, delta: Option<&'a Tensor>, weight: &'a Tensor, y: Activation<'a>) -> RmsNorm<'a> {
         RmsNorm { x: &self.activations.x, delta, weight, y, row_ids: None, eps: self.config.rms_norm_eps }
     }
 
     /// The first product of attention, and the weight of the norm before it.
-    fn qkv(&self, index: usize, key: RecordingKey) -> (Linear<'_>, &Buffer) {
+    fn qkv(&self, index: usize, key: RecordingKey) -> (Linear<'_>, &Tensor) {
         let (a, layer) = (&self.activations, &self.weights.layers[index]);
         let adapters = self.adapters.layer(index).qkv.as_ref();
         (self.linear("qkv", &layer.qkv, adapters, &a.normed, &a.qkv, key), &layer.input_norm)
     }
 
     /// The first product of the feed-forward layer, and the weight of the norm before it.
-    fn gate_up(&self, index: usize, key: RecordingKey) -> (Linear<'_>, &Buffer) {
+    fn gate_up(&self, index: usize, key: RecordingKey) -> (Linear<'_>, &Tensor) {
         let (a, layer) = (&self.activations, &self.weights.layers[index]);
         let adapters = self.adapters.layer(index).gate_up.as_ref();
         let first = match &layer.router {
@@ -80,7 +80,7 @@ impl Model {
         gpu: &Gpu,
         recording: &mut Recording,
         product: &Linear,
-        (next, weight): (Linear, &Buffer),
+        (next, weight): (Linear, &Tensor),
     ) -> Result<Option<f32>> {
         let norm = self.norm(Some(&self.activations.delta), weight, next.input(gpu)?);
         let epilogue = Epilogue::RmsNorm(norm);

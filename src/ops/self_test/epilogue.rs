@@ -210,7 +210,7 @@ pub async fn rms_norm(test: &mut SelfTest<'_>, format: &'static Format) -> Resul
         let x = Tensor::from_values(gpu, "x", &x, cols)?;
         let delta = Tensor::zeros(gpu, "delta", count, cols)?;
         let y = Epilogue::unfinished_norm(gpu, "y", count, cols, count)?;
-        let weight = gpu.upload("weight", &weight)?;
+        let weight = Tensor::from_values(gpu, "weight", &weight, cols)?;
         let (x, delta, weight, y_to) = (&x, Some(&delta), &weight, Activation::F32(&y));
         let norm = RmsNorm { x, delta, weight, y: y_to, row_ids: None, eps: EPS };
         case.run(gpu, delta.expect("given"), Some(Epilogue::RmsNorm(norm)))?;

@@ -41,7 +41,7 @@ pub async fn rms_norm(test: &mut SelfTest<'_>) -> Result<()> {
                 let y = Output::new(gpu, format, chosen.len() as u32, COLS as u32)?;
                 let ids: Vec<u32> = chosen.iter().map(|row| *row as u32).collect();
                 let ids = gpu.upload("row ids", &ids)?;
-                let weight = gpu.upload("weight", &weight)?;
+                let weight = Tensor::from_values(gpu, "weight", &weight, COLS as u32)?;
                 let mut recording = Recording::default();
                 RmsNorm {
                     x: &x,

@@ -20,7 +20,7 @@ pub fn rms_norm(tuner: &mut Tuner, shapes: &TuneShapes) -> Result<()> {
     }
     let gpu = tuner.gpu;
     let tensor = || Tensor::zeros(gpu, "tuning", 1, cols);
-    let (x, delta, y, weight) = (tensor()?, tensor()?, tensor()?, tensor()?.buffer);
+    let (x, delta, y, weight) = (tensor()?, tensor()?, tensor()?, tensor()?);
     let q8 = Q8Tensor::zeros(gpu, "tuning", 1, cols)?;
     let record = |gpu: &Gpu, recording: &mut Recording, step: usize| {
         let y = if step.is_multiple_of(2) { Activation::Q8(&q8) } else { Activation::F32(&y) };
