@@ -47,7 +47,12 @@ const WEIGHT_SCALE = 64.0;
 // As 16-bit floats, where what is finite stays so: 1e6 becomes 65504. Infinity and NaN stay what they are.
 @if(f16)
 fn saturated_f16(values: vec4f) -> vec4<f16> {
-    let magnitudes = abs(values);
-    let overflow = (magnitudes > vec4f(65504.0)) & (magnitudes < vec4f(3.4e38));
-    return vec4<f16>(select(values, sign(values) * 65504.0, overflow));
+    let finite = abs(values) < vec4f(3.4e38);
+    return vec4<f16>(select(values, clamp(values, vec4f(-65504.0), vec4f(65504.0)), finite));
+}
+
+// The same of weights, which are finite, times WEIGHT_SCALE.
+@if(f16)
+fn short_weights(values: vec4f) -> vec4<f16> {
+    return vec4<f16>(clamp(WEIGHT_SCALE * values, vec4f(-65504.0), vec4f(65504.0)));
 }

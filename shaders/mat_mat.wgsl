@@ -3,20 +3,13 @@
 // decoded, and each invocation multiplies ROWS rows with COLS columns in registers. With `rounds_to_f16`, the operands
 // in workgroup memory are 16-bit floats, which takes half of its room and of its bandwidth.
 import package::generated::{COLS, QUADS, ROWS, TILE_COLS, TILE_ROWS, WORKGROUP};
-import package::half::{WEIGHT_SCALE, saturated_f16};
-import package::mat_mat_tile::{params, tile_of, weight_block, write, x_block};
-import package::quant::scales::weight_scale;
-import package::weight::weight_quad;
-
-@group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [rows, blocks * QUADS]
+import package::mat_mat_bring::{Brought, Quad, WEIGHT_QUADS, X_QUADS, bring, first_weight, unscaled, x_number};
+import package::mat_mat_tile::{params, tile_of, write};
 
 // Invocations across and down the tile. 64 columns, 4 each, are 16 across; invocation 18 then is (2, 1),
 // and computes columns 2, 18, 34, 50 of rows 1, 9, 17, 25 (32 rows, 4 each, are 8 down).
 const ACROSS = TILE_COLS / COLS;
 const DOWN = TILE_ROWS / ROWS;
-
-@if(rounds_to_f16) alias Quad = vec4<f16>;
-@else alias Quad = vec4f;
 
 var<workgroup> x_tile: array<Quad, QUADS * TILE_ROWS>;      // [QUADS, TILE_ROWS]
 var<workgroup> weight_tile: array<Quad, QUADS * TILE_COLS>; // [QUADS, TILE_COLS]
@@ -33,16 +26,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
 
     // Indexed by loop counters alone: drivers unroll such loops and keep the sums in registers.
     var sums: array<array<f32, COLS>, ROWS>;
+    var brought = bring(index, tile, 0u);
     for (var block = 0u; block < params.blocks; block++) {
-        for (var i = index; i < TILE_ROWS * QUADS; i += WORKGROUP) {
-            let at = x_block(tile, i / QUADS, block);
-            x_tile[place(i % QUADS, i / QUADS, TILE_ROWS)] = x_quad(at * QUADS + i % QUADS);
-        }
-        for (var i = index; i < TILE_COLS * QUADS; i += WORKGROUP) {
-            let at = weight_block(tile, i / QUADS, block);
-            weight_tile[place(i % QUADS, i / QUADS, TILE_COLS)] = scaled_weight_quad(at, i % QUADS);
-        }
+        leave(index, &brought);
         workgroupBarrier();
+        // The next block comes while this one is multiplied. After the last it comes once more, for nothing.
+        brought = bring(index, tile, min(block + 1u, params.blocks - 1u));
         for (var j = 0u; j < QUADS; j++) {
             var quads: array<vec4f, COLS>;
             for (var col = 0u; col < COLS; col++) {
@@ -68,39 +57,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
 }
 
+// In workgroup memory.
+fn leave(index: u32, brought: ptr<function, Brought>) {
+    for (var turn = 0u; turn < X_QUADS; turn++) {
+        let i = x_number(index, turn);
+        x_tile[place(i % QUADS, i / QUADS, TILE_ROWS)] = (*brought).x[turn];
+    }
+    let first = first_weight(index);
+    for (var turn = 0u; turn < WEIGHT_QUADS; turn++) {
+        weight_tile[place(first % QUADS + turn, first / QUADS, TILE_COLS)] = (*brought).weight[turn];
+    }
+}
+
 // Where quad `j` of a row lies in a tile of `rows` rows. Neighbouring rows change places by the quad's number, so that
 // both the quads of a row and a quad of many rows are spread over the memory's banks: of 16 rows, quad 3 of row 6 is
 // at 3 · 16 + 5.
 fn place(j: u32, row: u32, rows: u32) -> u32 {
     return j * rows + (row ^ j);
-}
-
-@if(rounds_to_f16)
-fn x_quad(at: u32) -> Quad {
-    return saturated_f16(x[at]);
-}
-
-@else
-fn x_quad(at: u32) -> Quad {
-    return x[at];
-}
-
-@if(rounds_to_f16)
-fn scaled_weight_quad(block: u32, j: u32) -> Quad {
-    return saturated_f16(WEIGHT_SCALE * weight_quad(block, j, weight_scale(block)));
-}
-
-@else
-fn scaled_weight_quad(block: u32, j: u32) -> Quad {
-    return weight_quad(block, j, weight_scale(block));
-}
-
-@if(rounds_to_f16)
-fn unscaled(sum: f32) -> f32 {
-    return sum / WEIGHT_SCALE;
-}
-
-@else
-fn unscaled(sum: f32) -> f32 {
-    return sum;
 }

@@ -3,12 +3,9 @@
 // brought to workgroup memory in 16-bit floats, the weights decoded, and each subgroup multiplies its part of the
 // tile into sums of 32 bits.
 import package::generated::{QUADS, SIZE, SLOTS_ACROSS, SLOTS_DOWN, TILE_COLS, TILE_ROWS, WORKGROUP};
-import package::half::{WEIGHT_SCALE, saturated_f16};
-import package::mat_mat_tile::{Tile, is_inside, params, tile_of, weight_block, write, x_block, y, y_index};
-import package::quant::scales::weight_scale;
-import package::weight::weight_quad;
-
-@group(0) @binding(3) var<storage, read> x: array<vec4f>;     // [rows, blocks * QUADS]
+import package::half::WEIGHT_SCALE;
+import package::mat_mat_bring::{Brought, WEIGHT_QUADS, X_QUADS, bring, first_weight, x_number};
+import package::mat_mat_tile::{Tile, is_inside, params, tile_of, write, y, y_index};
 
 // Values in a row of either tile: a block, and 16 bytes more to spread the rows over the memory's banks.
 const STRIDE = 4u * QUADS + 8u;
@@ -52,9 +49,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
         let slot_col = slot % SLOTS_ACROSS * (ACROSS * SIZE);
 
         var sums: array<array<Sum, ACROSS>, DOWN>;
+        var brought = bring(invocation.index, tile, 0u);
         for (var block = 0u; block < params.blocks; block++) {
-            bring(invocation.index, tile, block);
+            leave(invocation.index, &brought);
             workgroupBarrier();
+            // The next block comes while this one is multiplied. After the last it comes once more, for nothing.
+            brought = bring(invocation.index, tile, min(block + 1u, params.blocks - 1u));
             for (var k = 0u; k < 4u * QUADS; k += SIZE) {
                 var right: array<Right, ACROSS>;
                 for (var i = 0u; i < ACROSS; i++) {
@@ -108,21 +108,23 @@ fn write_border(index: u32, tile: Tile, first_row: u32, first_col: u32) {
     }
 }
 
-// One block of TILE_ROWS rows of x and of TILE_COLS rows of the weight. Quad 19 of the first is quad 3 of row 2, at 2 · STRIDE + 12.
-fn bring(index: u32, tile: Tile, block: u32) {
-    for (var i = index; i < TILE_ROWS * QUADS; i += WORKGROUP) {
-        let quad = saturated_f16(x[x_block(tile, i / QUADS, block) * QUADS + i % QUADS]);
-        let at = i / QUADS * STRIDE + i % QUADS * 4u;
+// Quad 19 of either operand is quad 3 of row 2, at 2 · STRIDE + 12.
+fn place(number: u32) -> u32 {
+    return number / QUADS * STRIDE + number % QUADS * 4u;
+}
+
+// In workgroup memory.
+fn leave(index: u32, brought: ptr<function, Brought>) {
+    for (var turn = 0u; turn < X_QUADS; turn++) {
+        let at = place(x_number(index, turn));
         for (var k = 0u; k < 4u; k++) {
-            x_tile[at + k] = quad[k];
+            x_tile[at + k] = (*brought).x[turn][k];
         }
     }
-    for (var i = index; i < TILE_COLS * QUADS; i += WORKGROUP) {
-        let source = weight_block(tile, i / QUADS, block);
-        let quad = saturated_f16(WEIGHT_SCALE * weight_quad(source, i % QUADS, weight_scale(source)));
-        let at = i / QUADS * STRIDE + i % QUADS * 4u;
+    let first = place(first_weight(index));
+    for (var turn = 0u; turn < WEIGHT_QUADS; turn++) {
         for (var k = 0u; k < 4u; k++) {
-            weight_tile[at + k] = quad[k];
+            weight_tile[first + 4u * turn + k] = (*brought).weight[turn][k];
         }
     }
 }

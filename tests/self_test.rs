@@ -156,7 +156,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 42] = [
+    let faults: [Fault; 43] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -226,6 +226,10 @@ fn faults_are_found() {
         // Columns of a tile, the second half of a block, scales, and the border of y.
         ("mat_mat", "across + ACROSS * col, TILE_COLS", "across, TILE_COLS", |variant| {
             ["mat_mat/baseline", "mat_mat/f16_tiles"].contains(&variant)
+        }),
+        // The same quad of a weight's row, over and over.
+        ("mat_mat_bring", "first % QUADS + turn, scale", "first % QUADS, scale", |variant| {
+            of(variant, &["mat_mat"]) && !integers(variant) && !variant.ends_with("registers")
         }),
         ("mat_mat_integer", "dot_block(codes[col], x)", "vec2i(dot_block(codes[col], x).x, 0)", |variant| {
             variant == "mat_mat/integer"

@@ -46,6 +46,7 @@ pub const SHADERS: &[(&str, &str)] = &shaders![
     "lora_down",
     "lora_up",
     "mat_mat",
+    "mat_mat_bring",
     "mat_mat_integer",
     "mat_mat_matrices",
     "mat_mat_registers",

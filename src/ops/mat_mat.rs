@@ -95,15 +95,15 @@ fn registers_integer(shape: &MatMatShape) -> KernelKey {
     KernelKey { needs: READS_WIDE, ..registers("mat_mat_registers_integer", shape, shape.most.min(32)) }
 }
 
-/// Subgroups multiply matrices of `size`. A subgroup of 32, of which there are four, has one slot of the tile:
-/// as many matrices as keep both their sums and what is loaded for them small.
-fn matrices(shape: &MatMatShape, size: u32) -> KernelKey {
+/// Subgroups multiply matrices of `size`. Each of the four that there are, if they have a quarter of the workgroup, has one slot of
+/// the tile: as many matrices as keep both their sums and what is loaded for them small.
+fn matrices(shape: &MatMatShape, size: u32, workgroup: u32) -> KernelKey {
     let rows = shape.most.min(4 * size);
     let slots_down = (rows / (2 * size)).max(1);
     key("mat_mat_matrices", shape, [rows, 8 * size])
         .constant("SLOTS_DOWN", slots_down)
         .constant("SLOTS_ACROSS", 4 / slots_down)
-        .constant("WORKGROUP", 128)
+        .constant("WORKGROUP", workgroup)
         .flag(ROUNDS_TO_F16, true)
         .matrices(size)
 }
@@ -136,8 +136,14 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
                 ..registers("mat_mat_registers", shape, 16)
             },
         },
-        Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16) },
-        Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8) },
+        Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16, 128) },
+        // For subgroups of 64, which would go twice through all blocks.
+        Variant {
+            name: "matrices_16_wide",
+            fits: |shape| is_short(shape) && shape.most > 16,
+            key: |shape| matrices(shape, 16, 256),
+        },
+        Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8, 128) },
         Variant {
             name: "integer",
             fits: integer,
