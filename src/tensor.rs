@@ -9,8 +9,8 @@ use crate::{
 /// A matrix of `f32` on the device, `[rows, cols]`, row-major.
 ///
 /// Rows are padded to a whole number of quantization blocks. The padding is zero from the
-/// allocation on and no kernel writes to it, so that a product over whole blocks is right for every
-/// number of columns.
+/// allocation on and no kernel writes anything else to it, so that a product over whole blocks is right
+/// for every number of columns.
 #[derive(Debug, Clone)]
 pub struct Tensor {
     /// The memory, `rows * stride` floats.

@@ -137,7 +137,7 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
             },
         },
         Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16, 128) },
-        // For subgroups of 64, which would go twice through all blocks.
+        // For subgroups of 64, of which 128 invocations are two: they would go twice through all blocks.
         Variant {
             name: "matrices_16_wide",
             fits: |shape| is_short(shape) && shape.most > 16,
