@@ -1,7 +1,7 @@
 // Merges the partial results of each row and head: y = Σ exp(m - M) acc / Σ exp(m - M) l, M the largest maximum.
 import package::generated::{AttentionParams, HEADS, HEAD_DIM, Row, WORKGROUP};
 import package::attention_partial::{MASKED, partial_start};
-import package::pair::{Pair, floats};
+import package::float_pair::{Pair, floats};
 @if(q8) import package::quant::store::{store_block, store_blocks};
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;

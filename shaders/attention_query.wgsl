@@ -2,7 +2,7 @@
 @if(int64) import package::exchange::exchanged;
 import package::generated::HEAD_DIM;
 import package::kv::page::PAIRS;
-@if(!whole_octets || int64) import package::pair::{Pair, floats};
+@if(!whole_octets || int64) import package::float_pair::{Pair, floats};
 
 @if(whole_octets && !int64) @group(0) @binding(1) var<storage, read> q: array<vec4f>; // [rows, stride / 4]
 @else @group(0) @binding(1) var<storage, read> q: array<Pair>;                       // [rows, stride / 2]

@@ -15,6 +15,10 @@ import package::weight::weight_quad;
 const X_QUADS = TILE_ROWS * QUADS / WORKGROUP;
 const WEIGHT_QUADS = TILE_COLS * QUADS / WORKGROUP;
 
+// No quad is left out, and none of an invocation's lies in another row.
+const_assert X_QUADS * WORKGROUP == TILE_ROWS * QUADS && WEIGHT_QUADS * WORKGROUP == TILE_COLS * QUADS;
+const_assert QUADS % WEIGHT_QUADS == 0u;
+
 // Of an invocation.
 struct Brought {
     x: array<Quad, X_QUADS>,

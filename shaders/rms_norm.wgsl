@@ -1,6 +1,6 @@
 // x += delta; y = x / sqrt(mean(x²) + eps) * weight, one workgroup per row. Rows are padded with zeros to whole blocks.
 import package::generated::{RmsNormParams, WORKGROUP};
-import package::pair::{Pair, floats, pair};
+import package::float_pair::{Pair, floats, pair};
 @if(q8) import package::quant::store::{store_block, store_blocks};
 import package::reduce::{Invocation, workgroup_sum};
 

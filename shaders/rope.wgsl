@@ -1,6 +1,6 @@
 // Rotary position embedding (Su et al. 2021, arXiv:2104.09864), neighbouring dimensions paired as in the paper.
 import package::kv::page::PAIRS;
-import package::pair::{Pair, floats};
+import package::float_pair::{Pair, floats};
 
 @group(0) @binding(9) var<storage, read> rope: array<Pair>; // [positions, PAIRS]: cos, sin
 

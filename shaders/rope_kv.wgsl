@@ -4,7 +4,7 @@ import package::generated::{HEADS, HEAD_DIM, KV_HEADS, RopeKvParams, Row, WORKGR
 import package::kv::KV_CHUNK;
 import package::kv::page::PAIRS;
 import package::kv::store::store;
-import package::pair::{Pair, floats, pair};
+import package::float_pair::{Pair, floats, pair};
 import package::rope::turned;
 
 @group(0) @binding(0) var<uniform> params: RopeKvParams;

@@ -1,6 +1,6 @@
 // y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), one row for each workgroup.x and z.
 import package::generated::{SwigluParams, WORKGROUP};
-import package::pair::{Pair, floats};
+import package::float_pair::{Pair, floats};
 @if(q8) import package::quant::store::{store_block, store_blocks};
 import package::silu::silu;
 

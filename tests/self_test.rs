@@ -141,7 +141,7 @@ fn registers(variant: &str) -> bool {
 }
 
 /// Variants that read two activations at once.
-fn in_pairs(variant: &str) -> bool {
+fn reads_two(variant: &str) -> bool {
     let narrow = ["attention_combine/narrow", "rms_norm/narrow", "swiglu/narrow"].contains(&variant);
     narrow || variant == "rope_kv/int64"
 }
@@ -213,9 +213,9 @@ fn faults_are_found() {
                 || pairs(variant)
                 || variant.ends_with("rows_integer")
                 || variant.ends_with("exchange")
-                || in_pairs(variant)
+                || reads_two(variant)
         }),
-        ("pair", "u64(bitcast<u32>(values.y))", "u64(bitcast<u32>(values.x))", |variant| {
+        ("float_pair", "u64(bitcast<u32>(values.y))", "u64(bitcast<u32>(values.x))", |variant| {
             ["rms_norm/narrow", "rope_kv/int64"].contains(&variant)
         }),
         ("quant/activations", "+ sums.w", "", |variant| integers(variant) && !pairs(variant)),

@@ -1,5 +1,5 @@
 // KV cache in f32: dimension i of an octet is word i.
-@if(int64) import package::pair::floats;
+@if(int64) import package::float_pair::floats;
 
 @if(int64) alias KvOctet = vec4<u64>;
 @else alias KvOctet = mat2x4f;
