@@ -11,6 +11,9 @@ import package::mat_mat_tile::{params, tile_of, write};
 const ACROSS = TILE_COLS / COLS;
 const DOWN = TILE_ROWS / ROWS;
 
+// So that places ACROSS columns or DOWN rows apart lie as far apart in memory: an address and an offset that compilers know.
+const_assert ACROSS % QUADS == 0u && DOWN % QUADS == 0u;
+
 var<workgroup> x_tile: array<Quad, QUADS * TILE_ROWS>;      // [QUADS, TILE_ROWS]
 var<workgroup> weight_tile: array<Quad, QUADS * TILE_COLS>; // [QUADS, TILE_COLS]
 
@@ -26,26 +29,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
 
     // Indexed by loop counters alone: drivers unroll such loops and keep the sums in registers.
     var sums: array<array<f32, COLS>, ROWS>;
-    var brought = bring(index, tile, 0u);
     for (var block = 0u; block < params.blocks; block++) {
+        var brought = bring(index, tile, block);
+        workgroupBarrier(); // the block before is multiplied
         leave(index, &brought);
         workgroupBarrier();
-        // The next block comes while this one is multiplied. After the last it comes once more, for nothing.
-        brought = bring(index, tile, min(block + 1u, params.blocks - 1u));
         for (var j = 0u; j < QUADS; j++) {
             var quads: array<vec4f, COLS>;
             for (var col = 0u; col < COLS; col++) {
-                quads[col] = vec4f(weight_tile[place(j, across + ACROSS * col, TILE_COLS)]);
+                quads[col] = vec4f(weight_tile[place(j, across, TILE_COLS) + ACROSS * col]);
             }
             for (var row = 0u; row < ROWS; row++) {
-                let v = vec4f(x_tile[place(j, down + DOWN * row, TILE_ROWS)]);
+                let v = vec4f(x_tile[place(j, down, TILE_ROWS) + DOWN * row]);
                 for (var col = 0u; col < COLS; col++) {
                     let w = quads[col];
                     sums[row][col] = fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sums[row][col]))));
                 }
             }
         }
-        workgroupBarrier();
     }
 
     for (var i = 0u; i < ROWS; i++) {

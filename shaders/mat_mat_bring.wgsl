@@ -1,6 +1,7 @@
 // How the kernels that multiply tiles in workgroup memory bring a block of both operands there, the weights decoded: first to
 // registers, and on from there once nobody needs the block before. In loops that drivers unroll, so that all loads are
-// under way at once.
+// under way at once. Other workgroups multiply meanwhile: a block brought while the one before is multiplied would take registers
+// that these need.
 import package::generated::{QUADS, TILE_COLS, TILE_ROWS, WORKGROUP};
 import package::half::{WEIGHT_SCALE, saturated_f16, short_weights};
 import package::mat_mat_tile::{Tile, weight_block, x_block};

@@ -49,12 +49,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
         let slot_col = slot % SLOTS_ACROSS * (ACROSS * SIZE);
 
         var sums: array<array<Sum, ACROSS>, DOWN>;
-        var brought = bring(invocation.index, tile, 0u);
         for (var block = 0u; block < params.blocks; block++) {
+            var brought = bring(invocation.index, tile, block);
+            workgroupBarrier(); // the block before is multiplied
             leave(invocation.index, &brought);
             workgroupBarrier();
-            // The next block comes while this one is multiplied. After the last it comes once more, for nothing.
-            brought = bring(invocation.index, tile, min(block + 1u, params.blocks - 1u));
             for (var k = 0u; k < 4u * QUADS; k += SIZE) {
                 var right: array<Right, ACROSS>;
                 for (var i = 0u; i < ACROSS; i++) {
@@ -67,7 +66,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
                     }
                 }
             }
-            workgroupBarrier();
         }
 
         if whole {

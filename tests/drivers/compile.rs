@@ -1,7 +1,8 @@
 //! Compiles every kernel that a device may use, and runs none: for drivers that compile without a device. A line for each: what
-//! the compiler tells of its registers and instructions, then which it is.
+//! the compiler tells of its registers and instructions, then which it is. With arguments, only those that are named with all of
+//! them: `compile mat_mat quant/q4_0`.
 
-use std::error::Error;
+use std::{env, error::Error};
 
 use ash::{khr, vk};
 use mistral_wgpu::{
@@ -123,15 +124,19 @@ impl Compiler {
 fn main() -> Result<(), Box<dyn Error>> {
     let adapter = block_on(list_adapters()).into_iter().next().ok_or("no adapter")?;
     let compiler = Compiler::new()?;
-    let usable = |key: &KernelKey| adapter.capabilities.has(key.needs);
-    for key in compositions().into_iter().filter(usable) {
-        let composed = compose(&key)?;
-        let statistics = compiler.statistics(&composed).map_err(|error| format!("{key:?}: {error}"))?;
-        for (name, value) in statistics {
-            print!("{name}={value}\t");
+    let words: Vec<_> = env::args().skip(1).collect();
+    for key in compositions().into_iter().filter(|key| adapter.capabilities.has(key.needs)) {
+        let KernelKey { shader, mounts, needs, flags, constants, .. } = &key;
+        let name = format!("{shader} {mounts:?} {needs:?} {flags:?} {constants:?}");
+        if !words.iter().all(|word| name.contains(word)) {
+            continue;
         }
-        let KernelKey { shader, mounts, needs, flags, constants, .. } = key;
-        println!("{shader} {mounts:?} {needs:?} {flags:?} {constants:?}");
+        let composed = compose(&key)?;
+        let statistics = compiler.statistics(&composed).map_err(|error| format!("{name}: {error}"))?;
+        for (count, value) in statistics {
+            print!("{count}={value}\t");
+        }
+        println!("{name}");
     }
     Ok(())
 }

@@ -2,22 +2,24 @@
 # Fetches what `tests/run.sh --drivers` runs on into the folder DIR and installs nothing: from the
 # registries that this machine's apt, npm and pip already use. What is there is not fetched again.
 #
-#   sh tests/drivers/fetch.sh DIR
+#   sh tests/drivers/fetch.sh DIR [intel]
 #
 #   DIR/debian        root of Debian 13: lavapipe of its backports with the C library it needs, the
 #                     Vulkan validation layers, spirv-val
-#   DIR/radeon        AMD's driver of Debian 13's first Mesa, which compiles for devices that are not there
+#   DIR/stable        AMD's and Intel's drivers of Debian 13's first Mesa
+#   DIR/absent        stand-ins for kernel drivers, with which the other drivers of the backports take GPUs for there that are not
+#   DIR/intel         with `intel` as second argument: the same for Intel's, built from that first Mesa's source
 #   DIR/swiftshader   Google's software Vulkan, from the chromium-common package
 #   DIR/dawn          Dawn, Chromium's WebGPU, for Node
 #   DIR/dxc           Microsoft's shader compiler for Linux
 #
-# Needs Debian 12 or 13 on x86-64 with node, npm and pip.
+# Needs Debian 12 or 13 on x86-64 with node, npm and pip; for Intel's gcc, pkg-config, bison, flex, libdrm-dev and zlib1g-dev, too.
 set -eu
 
 dawn=0.6.2 # of the npm package `webgpu`
 compushady=0.17.5 # whose source archive holds libdxcompiler
 
-[ $# = 1 ] || { echo "usage: sh tests/drivers/fetch.sh DIR" >&2; exit 2; }
+[ $# = 1 ] || [ "$*" = "$1 intel" ] || { echo "usage: sh tests/drivers/fetch.sh DIR [intel]" >&2; exit 2; }
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 library=usr/lib/x86_64-linux-gnu
@@ -67,7 +69,7 @@ driver() {
     printf '{"file_format_version": "1.0.1", "ICD": {"api_version": "1.3.0", "library_path": "%s"}}\n' "$2" >"$1"
 }
 
-# Each of the five is made under another name first, so that half of one never counts.
+# Each is made under another name first, so that half of one never counts.
 if [ ! -d "$dir/debian" ]; then
     echo "fetching Mesa, validation layers, spirv-val" >&2
     rm -rf "$dir/debian.part"
@@ -79,14 +81,53 @@ if [ ! -d "$dir/debian" ]; then
     mv "$dir/debian.part" "$dir/debian"
 fi
 
-if [ ! -d "$dir/radeon" ]; then
-    echo "fetching AMD's driver" >&2
-    rm -rf "$dir/radeon.part"
-    suites radeon trixie
-    (cd "$dir/apt/radeon/archives" && private_apt radeon download mesa-vulkan-drivers)
-    unpack radeon "$dir/radeon.part"
-    driver "$dir/radeon.part/radeon.json" "$dir/radeon/$library/libvulkan_radeon.so"
-    mv "$dir/radeon.part" "$dir/radeon"
+if [ ! -d "$dir/stable" ]; then
+    echo "fetching AMD's and Intel's drivers" >&2
+    rm -rf "$dir/stable.part"
+    suites stable trixie
+    (cd "$dir/apt/stable/archives" && private_apt stable download mesa-vulkan-drivers)
+    unpack stable "$dir/stable.part"
+    for name in radeon intel; do
+        driver "$dir/stable.part/$name.json" "$dir/stable/$library/libvulkan_$name.so"
+    done
+    mv "$dir/stable.part" "$dir/stable"
+fi
+
+if [ ! -d "$dir/absent" ]; then
+    echo "fetching stand-ins for kernel drivers" >&2
+    rm -rf "$dir/absent.part"
+    suites absent trixie-backports
+    (cd "$dir/apt/absent/archives" && private_apt absent download mesa-drm-shim)
+    unpack absent "$dir/absent.part"
+    for name in nouveau asahi freedreno; do
+        driver "$dir/absent.part/$name.json" "$dir/debian/$library/libvulkan_$name.so"
+    done
+    mv "$dir/absent.part" "$dir/absent"
+fi
+
+if [ "${2:-}" = intel ] && [ ! -d "$dir/intel" ]; then
+    echo "building a stand-in for Intel's kernel driver" >&2
+    rm -rf "$dir/intel.part"
+    mkdir -p "$dir/intel.part/source"
+    suites intel trixie
+    sed -i 's/^deb /deb-src /' "$dir/apt/intel/sources"
+    private_apt intel update
+    (cd "$dir/apt/intel/archives" && private_apt intel --download-only source mesa)
+    tar -xJf "$dir/apt/intel/archives"/mesa_*.orig.tar.xz -C "$dir/intel.part/source" --strip-components=1
+    python3 -m venv "$dir/intel.part/python" >&2
+    "$dir/intel.part/python/bin/pip" install --quiet meson ninja mako packaging pyyaml >&2
+    (
+        cd "$dir/intel.part"
+        PATH=$PWD/python/bin:$PATH
+        # crocus, an old OpenGL driver, is what brings Intel's tools without a compiler for OpenCL.
+        meson setup build source -Dtools=drm-shim,intel -Dgallium-drivers=crocus -Dvulkan-drivers= -Dplatforms= -Dvideo-codecs= \
+            -Dglx=disabled -Degl=disabled -Dgbm=disabled -Dgles1=disabled -Dgles2=disabled -Dllvm=disabled \
+            -Dvalgrind=disabled -Dlibunwind=disabled -Dxmlconfig=disabled
+        ninja -C build src/intel/tools/libintel_noop_drm_shim.so
+    ) >"$dir/apt/intel/log" 2>&1 || { tail -n 20 "$dir/apt/intel/log" >&2; exit 1; }
+    mv "$dir/intel.part/build/src/intel/tools/libintel_noop_drm_shim.so" "$dir/intel.part"
+    rm -r "$dir/intel.part/build" "$dir/intel.part/source" "$dir/intel.part/python"
+    mv "$dir/intel.part" "$dir/intel"
 fi
 
 if [ ! -d "$dir/swiftshader" ]; then

@@ -1,21 +1,34 @@
 #!/bin/sh
-# Runs a program on one of the software Vulkan drivers that fetch.sh put into DIR.
+# Runs a program on one of the Vulkan drivers that fetch.sh put into DIR.
 #
 #   sh tests/drivers/with.sh DIR DRIVER PROGRAM ARGUMENTS…
 #
-#   DRIVER   swiftshader; mesa, or radeon for the chip that RADV_FORCE_FAMILY names, which compiles and does not run (the program
-#            then runs in the C library of their Debian)
+#   DRIVER   swiftshader or mesa, which are software; or that of a GPU which is not there, which compiles and does not run:
+#            amd:navi31, nvidia:174, apple:m1, qualcomm:740 or intel:tgl, or other chips, as Mesa names them. On all but the
+#            first the program runs in the C library of their Debian
 #
 # With VALIDATION set, under the Vulkan validation layers, which print.
 set -eu
 
 dir=$1 driver=$2
 shift 2
-libraries=$dir/debian/usr/lib/x86_64-linux-gnu
+libraries=$dir/debian/usr/lib/x86_64-linux-gnu chip=${driver#*:} shim=
+
+absent() {
+    icd=$dir/absent/$1.json shim=$dir/absent/usr/lib/x86_64-linux-gnu/lib$1_noop_drm_shim.so
+}
+
 case $driver in
 swiftshader) icd=$dir/swiftshader/swiftshader.json ;;
 mesa) icd=$dir/debian/lavapipe.json ;;
-radeon) icd=$dir/radeon/radeon.json ;;
+amd:*) export RADV_FORCE_FAMILY="$chip" && icd=$dir/stable/radeon.json ;;
+nvidia:*) export NOUVEAU_CHIPSET="$chip" && absent nouveau ;;
+apple:*) absent asahi ;;
+qualcomm:*) export FD_GPU_ID="$chip" && absent freedreno ;;
+intel:*)
+    export INTEL_STUB_GPU_PLATFORM="$chip"
+    icd=$dir/stable/intel.json shim=$dir/intel/libintel_noop_drm_shim.so
+    ;;
 *) echo "no driver $driver" >&2 && exit 2 ;;
 esac
 if [ -n "${VALIDATION:-}" ]; then
@@ -23,6 +36,6 @@ if [ -n "${VALIDATION:-}" ]; then
 fi
 export VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
 if [ "$driver" != swiftshader ] || [ -n "${VALIDATION:-}" ]; then
-    exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$@"
+    exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" ${shim:+--preload "$shim"} "$@"
 fi
 exec "$@"
