@@ -224,7 +224,7 @@ fn faults_are_found() {
                 || of(variant, &["attention_combine", "gather", "quantize", "rms_norm", "swiglu"])
         }),
         // Columns of a tile, the second half of a block, scales, and the border of y.
-        ("mat_mat", "across + ACROSS * col, TILE_COLS", "across, TILE_COLS", |variant| {
+        ("mat_mat", "across, TILE_COLS) + ACROSS * col", "across, TILE_COLS)", |variant| {
             ["mat_mat/baseline", "mat_mat/f16_tiles"].contains(&variant)
         }),
         // The same quad of a weight's row, over and over.
