@@ -7,6 +7,7 @@ import package::attention_query::q_octet;
 import package::generated::{
     AttentionParams, GROUP, HEADS_TILE, HEAD_DIM, PAGE, QUERY_TILE, Row, SIZE, TILES, WORKGROUP, WorkItem,
 };
+import package::half::saturated_f16;
 import package::kv::cache::{first_octet, k_octet, v_octet};
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
@@ -42,6 +43,10 @@ var<workgroup> team: array<f32, WORKGROUP>;             // [QUERIES, 2]
 const DOWN = QUERY_TILE / SIZE;
 const ACROSS = SLICE / SIZE;
 
+// Octets of a slice of the queries that an invocation brings, all slices of which it keeps.
+const QUERY_TURNS = (QUERIES * SLICE_OCTETS + WORKGROUP - 1u) / WORKGROUP;
+alias Queries = array<array<array<vec4<f16>, 2>, QUERY_TURNS>, SLICES>;
+
 alias Sums = array<array<Sum, ACROSS>, DOWN>;
 
 struct Invocation {
@@ -63,6 +68,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
     let row = rows[item.first_row + min(query % QUERY_TILE, item.rows - 1u)];
     let keys = select(vec2u(0u), visible_keys(item, row.position, params.window), busy);
 
+    var queries = octets_of_queries(index, item, kv_head * GROUP + first_head);
     var maximum = MASKED;
     var sum = 0.0; // of the member's keys
     var values: array<array<vec4f, SLICE / 8u>, SLICES>; // the member's half of each slice
@@ -78,7 +84,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
             let slot_row = min(turn + invocation.subgroup, HEADS_TILE - 1u) * QUERY_TILE;
             var sums: Sums;
             for (var slice = 0u; slice < SLICES; slice++) {
-                bring_queries(index, item, kv_head * GROUP + first_head, slice);
+                leave_queries(index, &queries, slice);
                 bring_keys(index, first, first_place, last_place, slice);
                 workgroupBarrier();
                 for (var k = 0u; k < SLICE; k += SIZE) {
@@ -106,7 +112,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
         for (var i = 0u; i < PAGE / 2u; i++) {
             let place = member * (PAGE / 2u) + i;
             let key = block * PAGE + place;
-            scores[i] = select(MASKED, products[min(query, QUERIES - 1u) * SLICE + place], key >= keys.x && key < keys.y);
+            let score = products[min(query, QUERIES - 1u) * SLICE + place] * params.scale;
+            scores[i] = select(MASKED, score, (key >= keys.x) & (key < keys.y));
             largest = max(largest, scores[i]);
         }
         team[index] = largest;
@@ -115,12 +122,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
         let factor = exp(maximum - largest);
         maximum = largest;
         sum *= factor;
+        var weights: array<f16, PAGE / 2u>;
         for (var i = 0u; i < PAGE / 2u; i++) {
             // The sum is of the rounded weights, so that those of a row add up to one.
-            let weight = f16(select(exp(scores[i] - largest), 0.0, scores[i] == MASKED));
-            sum += f32(weight);
-            if query < QUERIES {
-                left_tile[query * STRIDE + member * (PAGE / 2u) + i] = weight;
+            weights[i] = f16(select(exp(scores[i] - largest), 0.0, scores[i] == MASKED));
+            sum += f32(weights[i]);
+        }
+        if query < QUERIES {
+            for (var i = 0u; i < PAGE / 2u; i++) {
+                left_tile[query * STRIDE + member * (PAGE / 2u) + i] = weights[i];
             }
         }
 
@@ -175,18 +185,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, invocation: Invocation) {
     }
 }
 
-// Queries, scaled; those past the end repeat the last row and the last head, and are not heard.
-fn bring_queries(index: u32, item: WorkItem, first_head: u32, slice: u32) {
+// Those past the end repeat the last row and the last head, and are not heard.
+fn octets_of_queries(index: u32, item: WorkItem, first_head: u32) -> Queries {
     let last_head = first_head / GROUP * GROUP + GROUP - 1u;
-    for (var i = index; i < QUERIES * SLICE_OCTETS; i += WORKGROUP) {
-        let query = i / SLICE_OCTETS;
-        let row = item.first_row + min(query % QUERY_TILE, item.rows - 1u);
-        let head = min(first_head + query / QUERY_TILE, last_head);
-        let numbers = q_octet(row * params.stride + head * HEAD_DIM, slice * SLICE_OCTETS + i % SLICE_OCTETS);
-        let at = query * STRIDE + i % SLICE_OCTETS * 8u;
-        for (var j = 0u; j < 4u; j++) {
-            left_tile[at + j] = saturated(numbers[0][j] * params.scale);
-            left_tile[at + 4u + j] = saturated(numbers[1][j] * params.scale);
+    var queries: Queries;
+    for (var turn = 0u; turn < QUERY_TURNS; turn++) {
+        let i = turn * WORKGROUP + index;
+        let row = item.first_row + min(i / SLICE_OCTETS % QUERY_TILE, item.rows - 1u);
+        let head = min(first_head + i / SLICE_OCTETS / QUERY_TILE, last_head);
+        for (var slice = 0u; slice < SLICES; slice++) {
+            let numbers = q_octet(row * params.stride + head * HEAD_DIM, slice * SLICE_OCTETS + i % SLICE_OCTETS);
+            queries[slice][turn] = array<vec4<f16>, 2>(saturated_f16(numbers[0]), saturated_f16(numbers[1]));
+        }
+    }
+    return queries;
+}
+
+fn leave_queries(index: u32, queries: ptr<function, Queries>, slice: u32) {
+    for (var turn = 0u; turn < QUERY_TURNS; turn++) {
+        let i = turn * WORKGROUP + index;
+        let at = i / SLICE_OCTETS * STRIDE + i % SLICE_OCTETS * 8u;
+        if i < QUERIES * SLICE_OCTETS {
+            for (var j = 0u; j < 4u; j++) {
+                left_tile[at + j] = (*queries)[slice][turn][0][j];
+                left_tile[at + 4u + j] = (*queries)[slice][turn][1][j];
+            }
         }
     }
 }
@@ -212,11 +235,13 @@ fn bring_values(index: u32, first: u32, first_place: u32, last_place: u32, slice
 fn store_right(place: u32, octet: u32, numbers: mat2x4f) {
     let at = place * STRIDE + octet * 8u;
     for (var j = 0u; j < 4u; j++) {
-        right_tile[at + j] = saturated(numbers[0][j]);
-        right_tile[at + 4u + j] = saturated(numbers[1][j]);
+        right_tile[at + j] = short(numbers[0][j]);
+        right_tile[at + 4u + j] = short(numbers[1][j]);
     }
 }
 
-fn saturated(value: f32) -> f16 {
-    return f16(clamp(value, -65504.0, 65504.0));
+// What a cache in f16 holds is finite there, and is not converted at all; a block's scale and code may be more.
+fn short(value: f32) -> f16 {
+    @if(kv_scales) return clamp(f16(value), -65504.0h, 65504.0h);
+    @else return f16(value);
 }

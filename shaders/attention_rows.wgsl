@@ -180,7 +180,7 @@ fn main(
             largest[query] = MASKED;
             for (var i = 0u; i < KEYS; i++) {
                 let key = begin + i * WORKGROUP + index;
-                let seen = key >= visible[query / GROUP].x && key < visible[query / GROUP].y;
+                let seen = (key >= visible[query / GROUP].x) & (key < visible[query / GROUP].y);
                 scores[query][i] = select(MASKED, scores[query][i] * params.scale, seen);
                 largest[query] = max(largest[query], scores[query][i]);
             }

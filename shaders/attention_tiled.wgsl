@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         var largest = maximum;
         for (var i = 0u; i < KEYS_EACH; i++) {
             let key = block * PAGE + i * TEAM + member;
-            scores[i] = select(MASKED, scores[i] * params.scale, key >= keys.x && key < keys.y);
+            scores[i] = select(MASKED, scores[i] * params.scale, (key >= keys.x) & (key < keys.y));
             largest = max(largest, scores[i]);
         }
         team[index] = largest;
