@@ -14,6 +14,7 @@ dir=$1 driver=$2
 shift 2
 libraries=$dir/debian/usr/lib/x86_64-linux-gnu chip=${driver#*:} shim=
 
+# absent NAME: Mesa's driver and stand-in of that name
 absent() {
     icd=$dir/absent/$1.json shim=$dir/absent/usr/lib/x86_64-linux-gnu/lib$1_noop_drm_shim.so
 }
@@ -23,7 +24,7 @@ swiftshader) icd=$dir/swiftshader/swiftshader.json ;;
 mesa) icd=$dir/debian/lavapipe.json ;;
 amd:*) export RADV_FORCE_FAMILY="$chip" && icd=$dir/stable/radeon.json ;;
 nvidia:*) export NOUVEAU_CHIPSET="$chip" && absent nouveau ;;
-apple:*) absent asahi ;;
+apple:m1) absent asahi ;;
 qualcomm:*) export FD_GPU_ID="$chip" && absent freedreno ;;
 intel:*)
     export INTEL_STUB_GPU_PLATFORM="$chip"
