@@ -205,13 +205,14 @@ fn in_parts(gpu: &Gpu, matrix: &Matrix, experts: u32, part_bytes: u64) -> Weight
 fn check<S>(
     gpu: &Gpu,
     operation: &Operation<S>,
-    shape: impl Fn(&'static Format) -> S,
+    shape: impl Fn(&'static Format, RowCount) -> S,
     rows: &[(u32, RowCount)],
     bound: impl Fn(&KernelKey) -> f32,
 ) {
     let mut checked = 0;
-    for format in FORMATS.into_iter().filter(|format| stands_for_others(format)) {
-        let shape = shape(format);
+    let formats = || FORMATS.into_iter().filter(|format| stands_for_others(format));
+    for (format, (count, rows)) in formats().flat_map(|format| rows.iter().map(move |rows| (format, *rows))) {
+        let shape = shape(format, rows);
         for variant in operation.runnable(gpu, &shape).collect::<Vec<_>>() {
             let gpu = operation.only(gpu, variant);
             let bound = bound(&(variant.key)(&shape));
@@ -219,9 +220,7 @@ fn check<S>(
             for outputs in [6, 70] {
                 let matrix = matrices(format, 8, outputs, cols);
                 let weight = Weight::from_experts(&gpu, "experts", 8, &matrix).unwrap();
-                for (taste, (count, rows)) in
-                    TASTES.into_iter().flat_map(|taste| rows.iter().map(move |n| (taste, *n)))
-                {
+                for taste in TASTES {
                     let x = noise(u64::from(count), (count * cols) as usize);
                     let (y, expected) =
                         products(&gpu, &weight, &matrix, &logits(taste, count as usize, 8), &x, rows);
@@ -248,7 +247,7 @@ fn few_rows() {
         check(
             gpu,
             &MAT_VEC,
-            |format| MatVecShape { experts: true, ..MatVecShape::new(format, 1) },
+            |format, _| MatVecShape { experts: true, ..MatVecShape::new(format, 1) },
             &rows,
             bound,
         );
@@ -258,7 +257,10 @@ fn few_rows() {
 #[test]
 fn many_rows() {
     let rows = [9, 100].map(|rows| (rows, RowCount::many(0, rows)));
-    let shape = |format| MatMatShape { format, q8: true, most: u32::MAX, experts: true };
+    let shape = |format, rows| {
+        let RowCount::Many { most, .. } = rows else { panic!("{rows:?}") };
+        MatMatShape { format, q8: true, most, experts: true }
+    };
     for gpu in [&*GPU, &*FLOOR] {
         check(gpu, &MAT_MAT, shape, &rows, bound);
     }

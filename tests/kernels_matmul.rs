@@ -79,7 +79,7 @@ fn check_products_of(
             let matrix = matrix(format, rows, cols);
             let weight = Weight::from_matrix(gpu, "weight", &matrix).unwrap();
             let counts = few.iter().map(|n| (*n, RowCount::Few(*n)));
-            for (n, count) in counts.chain(many.iter().map(|n| (*n, RowCount::many(1, *n)))) {
+            for (n, count) in counts.chain(many.iter().map(|n| (*n, products::many(gpu, format, *n)))) {
                 let x = activations(u64::from(n), (n * cols) as usize);
                 let (y, multiplied) = product_of(gpu, &weight, &x, count, n);
                 assert_product(
@@ -157,7 +157,7 @@ fn rows_beyond_the_count_are_not_written() {
         for format in formats {
             let cols = round_up(format, 96);
             let weight = Weight::from_matrix(&gpu, "weight", &matrix(format, 33, cols)).unwrap();
-            let y = product(&gpu, &weight, &noise(1, 5 * cols as usize), RowCount::many(1, 5), 40);
+            let y = product(&gpu, &weight, &noise(1, 5 * cols as usize), products::many(&gpu, format, 5), 40);
             assert!(y[..5 * 33].iter().all(|y| y.is_finite()), "{}/{}", variant.name, format.name);
             assert!(y[5 * 33..].iter().all(|y| y.is_nan()), "{}/{}", variant.name, format.name);
         }
@@ -201,7 +201,7 @@ fn rounding_to_f16_makes_nothing_infinite() {
             let row =
                 |value: f32| -> Vec<f32> { (0..cols).map(|i| if i == 0 { value } else { 0.0 }).collect() };
             let x = [row(1e6), row(-65504.0), row(f32::INFINITY)].concat();
-            let y = product(&gpu, &weight, &x, RowCount::many(1, 3), 3);
+            let y = product(&gpu, &weight, &x, products::many(&gpu, format, 3), 3);
             let large = if rounds { 65504.0 } else { 1e6 };
             let first = (0..3).map(|row| matrix.row(row)[0]).enumerate().find(|(_, weight)| *weight != 0.0);
             let (at, weight) = first.unwrap();

@@ -324,6 +324,25 @@ fn faults_are_found() {
     }
 }
 
+/// Where a workgroup has fewer subgroups than there is work for at a time, each does several parts of it.
+#[test]
+fn few_subgroups_take_turns() {
+    let mut shapes = shapes("q4_0", KvFormat::F16);
+    shapes.attention.head_dim = 64;
+    for subgroups in ["1u", "2u"] {
+        let nobody_else = format!("min(invocation.subgroup, {subgroups} - 1u),");
+        let edits = ["mat_mat_matrices", "attention_matrices"].map(|file| {
+            [(file, "invocation.subgroups", subgroups), (file, "invocation.subgroup,", nobody_else.as_str())]
+        });
+        let [mut tested, wrong] = tested(&broken(edits.as_flattened()), &shapes);
+        tested.retain(|variant| variant.contains("matrices"));
+        if tested.is_empty() {
+            eprintln!("skipped: {} multiplies no matrices", GPU.description().name);
+        }
+        assert!(wrong.is_empty(), "{subgroups}: {wrong:?}");
+    }
+}
+
 fn logits(gpu: &Gpu, tokens: &[u32]) -> Vec<f32> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/full");
     let config = ModelConfig::from_dir(&folder).unwrap();

@@ -42,6 +42,15 @@ pub fn each_of<S>(operation: &'static Operation<S>, shape: fn(&'static Format) -
     runnable.map(|variant| (variant, operation.only(&GPU, variant), fits(variant))).collect()
 }
 
+/// Some number of rows like `rows`, for which the device has a kernel: one that is made for more, where it has no other.
+pub fn many(gpu: &Gpu, format: &'static Format, rows: u32) -> RowCount {
+    let runs = |most: &u32| {
+        MAT_MAT.runnable(gpu, &MatMatShape { most: *most, ..many_rows(format) }).next().is_some()
+    };
+    let most = RowCount::MANY.into_iter().filter(|most| rows <= *most).find(runs).expect("a kernel");
+    RowCount::Many { slot: 1, most }
+}
+
 /// Variants of a product that the device can run for any format.
 pub fn runnable<S>(operation: &Operation<S>, shape: impl Fn(&'static Format) -> S) -> Vec<&'static str> {
     let shapes = FORMATS.map(shape);
