@@ -6,6 +6,8 @@
 #
 #   DIR/debian        root of Debian 13: lavapipe of its backports with the C library it needs, the
 #                     Vulkan validation layers, spirv-val
+#   DIR/matrices      the same lavapipe with matrices of 16×16, see matrices.c
+#   DIR/lanes         lavapipe of Debian 12, which bears subgroups of 32 and 64
 #   DIR/stable        AMD's and Intel's drivers of Debian 13's first Mesa
 #   DIR/absent        stand-ins for kernel drivers, with which the other drivers of the backports take GPUs for there that are not
 #   DIR/intel         with `intel` as second argument: the same for Intel's, built from that first Mesa's source
@@ -13,7 +15,7 @@
 #   DIR/dawn          Dawn, Chromium's WebGPU, for Node
 #   DIR/dxc           Microsoft's shader compiler for Linux
 #
-# Needs Debian 12 or 13 on x86-64 with node, npm and pip; for Intel's gcc, pkg-config, bison, flex, libdrm-dev and zlib1g-dev, too.
+# Needs Debian 12 or 13 on x86-64 with cc, node, npm and pip; for Intel's gcc, pkg-config, bison, flex, libdrm-dev and zlib1g-dev, too.
 set -eu
 
 dawn=0.6.2 # of the npm package `webgpu`
@@ -79,6 +81,25 @@ if [ ! -d "$dir/debian" ]; then
     unpack debian "$dir/debian.part"
     driver "$dir/debian.part/lavapipe.json" "$dir/debian/$library/libvulkan_lvp.so"
     mv "$dir/debian.part" "$dir/debian"
+fi
+
+if [ ! -d "$dir/matrices" ]; then
+    rm -rf "$dir/matrices.part"
+    mkdir "$dir/matrices.part"
+    cc -O1 -Wall -shared -fPIC -DLAVAPIPE="\"$dir/debian/$library/libvulkan_lvp.so\"" \
+        -o "$dir/matrices.part/libvulkan_matrices.so" "$(dirname "$0")/matrices.c" -ldl
+    driver "$dir/matrices.part/matrices.json" "$dir/matrices/libvulkan_matrices.so"
+    mv "$dir/matrices.part" "$dir/matrices"
+fi
+
+if [ ! -d "$dir/lanes" ]; then
+    echo "fetching Debian 12's Mesa" >&2
+    rm -rf "$dir/lanes.part"
+    suites lanes bookworm
+    (cd "$dir/apt/lanes/archives" && private_apt lanes download mesa-vulkan-drivers libllvm15)
+    unpack lanes "$dir/lanes.part"
+    driver "$dir/lanes.part/lavapipe.json" "$dir/lanes/$library/libvulkan_lvp.so"
+    mv "$dir/lanes.part" "$dir/lanes"
 fi
 
 if [ ! -d "$dir/stable" ]; then

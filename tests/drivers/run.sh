@@ -5,8 +5,11 @@
 #   swiftshader  the device tests on SwiftShader: subgroups of 4, 256 invocations, no f16
 #   mesa         the device tests on a current Mesa's lavapipe: cooperative matrices
 #   formats      every kernel variant there with every format of weights, by `mistral devices --self-test`
+#   matrices     every kernel variant there with matrices of 16×16, with a format of each kind
+#   lanes        every kernel variant that a GPU may use, with every format of weights, with subgroups of 16, 32 and 64 of
+#                Debian 12's lavapipe
 #   validation   those of the device and of models, and every kernel variant on the self-test's cases, under
-#                the Vulkan validation layers, on both
+#                the Vulkan validation layers, on SwiftShader and the current lavapipe
 #   spirv        every shader as SPIR-V, through spirv-val
 #   amd, nvidia, apple, qualcomm, intel
 #                the kernels that these GPUs may use through Mesa's compilers for some generations of them, without a GPU
@@ -18,7 +21,7 @@
 # What is needed is fetched once into MISTRAL_DRIVERS_DIR, or the user's cache directory.
 set -eu
 cd "$(dirname "$0")/../.."
-all='swiftshader mesa formats validation spirv amd nvidia apple qualcomm intel msl hlsl tint dawn'
+all='swiftshader mesa formats matrices lanes validation spirv amd nvidia apple qualcomm intel msl hlsl tint dawn'
 
 dir=${MISTRAL_DRIVERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mistral-wgpu/drivers}
 sh tests/drivers/fetch.sh "$dir"
@@ -80,13 +83,33 @@ mesa() {
     tests mesa $device_tests
 }
 
-formats() {
+# self_tested DRIVER OPTION…
+self_tested() {
     program=$(cargo build --locked --bin mistral --message-format=json | executables bin)
-    on mesa "$program" devices --self-test >"$work/self-test"
+    driver=$1
+    shift
+    on "$driver" "$program" devices --self-test "$@" >"$work/self-test"
     bad=$(grep -c WRONG "$work/self-test") || true
     sed -n '/WRONG/p' "$work/self-test"
     echo "$(sed '1,2d; /WRONG/d' "$work/self-test" | wc -l) passed, $bad failed"
     [ "$bad" = 0 ]
+}
+
+formats() {
+    self_tested mesa
+}
+
+# Only some: a kernel takes LLVM half a minute.
+matrices() {
+    for program in $(build kernels_attention self_test); do
+        on matrices "$program" --exact attention_of_16_bits every_variant_passes few_subgroups_take_turns
+    done
+}
+
+lanes() {
+    for count in 16 32 64; do
+        self_tested lanes:$count --disable cpu,int64
+    done
 }
 
 # Every message must have its line in validation-allowed.txt, and every line there be met: the first

@@ -3,7 +3,8 @@
 #
 #   sh tests/drivers/with.sh DIR DRIVER PROGRAM ARGUMENTS…
 #
-#   DRIVER   swiftshader or mesa, which are software; or that of a GPU which is not there, which compiles and does not run:
+#   DRIVER   swiftshader, mesa, matrices or lanes:32, which are software: the last two are lavapipe with matrices of 16×16, and
+#            with subgroups of as many invocations. Or that of a GPU which is not there, which compiles and does not run:
 #            amd:navi31, nvidia:174, apple:m1, qualcomm:740 or intel:tgl, or other chips, as Mesa names them. On all but the
 #            first the program runs in the C library of their Debian
 #
@@ -12,7 +13,7 @@ set -eu
 
 dir=$1 driver=$2
 shift 2
-libraries=$dir/debian/usr/lib/x86_64-linux-gnu chip=${driver#*:} shim=
+libraries=$dir/debian/usr/lib/x86_64-linux-gnu chip=${driver#*:} shim= more=
 
 # absent NAME: Mesa's driver and stand-in of that name
 absent() {
@@ -22,6 +23,12 @@ absent() {
 case $driver in
 swiftshader) icd=$dir/swiftshader/swiftshader.json ;;
 mesa) icd=$dir/debian/lavapipe.json ;;
+matrices) icd=$dir/matrices/matrices.json ;;
+lanes:*)
+    # The driver's cache does not tell their numbers apart.
+    export LP_NATIVE_VECTOR_WIDTH="$((32 * chip))" MESA_SHADER_CACHE_DIR="$dir/lanes/cache-$chip"
+    icd=$dir/lanes/lavapipe.json more=:$dir/lanes/usr/lib/x86_64-linux-gnu
+    ;;
 amd:*) export RADV_FORCE_FAMILY="$chip" && icd=$dir/stable/radeon.json ;;
 nvidia:*) export NOUVEAU_CHIPSET="$chip" && absent nouveau ;;
 apple:m1) absent asahi ;;
@@ -37,6 +44,6 @@ if [ -n "${VALIDATION:-}" ]; then
 fi
 export VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
 if [ "$driver" != swiftshader ] || [ -n "${VALIDATION:-}" ]; then
-    exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" ${shim:+--preload "$shim"} "$@"
+    exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries$more" ${shim:+--preload "$shim"} "$@"
 fi
 exec "$@"
