@@ -83,14 +83,12 @@ if [ ! -d "$dir/debian" ]; then
     mv "$dir/debian.part" "$dir/debian"
 fi
 
-if [ ! -d "$dir/matrices" ]; then
-    rm -rf "$dir/matrices.part"
-    mkdir "$dir/matrices.part"
-    cc -O1 -Wall -shared -fPIC -DLAVAPIPE="\"$dir/debian/$library/libvulkan_lvp.so\"" \
-        -o "$dir/matrices.part/libvulkan_matrices.so" "$(dirname "$0")/matrices.c" -ldl
-    driver "$dir/matrices.part/matrices.json" "$dir/matrices/libvulkan_matrices.so"
-    mv "$dir/matrices.part" "$dir/matrices"
-fi
+# Made anew each time, since its source is here.
+mkdir -p "$dir/matrices"
+cc -O1 -Wall -shared -fPIC -DLAVAPIPE="\"$dir/debian/$library/libvulkan_lvp.so\"" \
+    -o "$dir/matrices/part" "$(dirname "$0")/matrices.c" -ldl
+mv "$dir/matrices/part" "$dir/matrices/libvulkan_matrices.so"
+driver "$dir/matrices/matrices.json" "$dir/matrices/libvulkan_matrices.so"
 
 if [ ! -d "$dir/lanes" ]; then
     echo "fetching Debian 12's Mesa" >&2

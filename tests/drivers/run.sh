@@ -101,8 +101,8 @@ formats() {
 
 # Only some: a kernel takes LLVM half a minute.
 matrices() {
-    for program in $(build kernels_attention self_test); do
-        on matrices "$program" --exact attention_of_16_bits every_variant_passes
+    for program in $(build self_test kernels_attention kernels_experts); do
+        on matrices "$program" --exact every_variant_passes attention_of_16_bits many_rows
     done
 }
 
