@@ -38,19 +38,25 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     workgroupBarrier();
     for (var i = index; i < row.count; i += WORKGROUP) {
-        var token = tokens[row.first + i];
+        if tokens[row.first + i].id == newest {
+            listed = 1u;
+        }
+    }
+    workgroupBarrier();
+    // A newest token that the list lacks goes the way of the others: elsewhere a compiler might order its sums otherwise.
+    let count = row.count + u32(listed == 0u && newest < params.cols);
+    for (var i = index; i < count; i += WORKGROUP) {
+        var token = AdjustedToken(newest, 0u, 0u, 0.0);
+        if i < row.count {
+            token = tokens[row.first + i];
+        }
         if token.id == newest {
             token.seen = 1u;
             token.count += 1u;
-            listed = 1u;
         }
         if allowed(row.mask, token.id) {
             adjust(begin + token.id, row, token);
         }
-    }
-    workgroupBarrier();
-    if index == 0u && listed == 0u && newest < params.cols && allowed(row.mask, newest) {
-        adjust(begin + newest, row, AdjustedToken(newest, 1u, 1u, 0.0));
     }
     if row.mask != NONE {
         for (var id = index; id < params.cols; id += WORKGROUP) {

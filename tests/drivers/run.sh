@@ -8,6 +8,7 @@
 #   matrices     every kernel variant there with matrices of 16×16, with a format of each kind
 #   lanes        every kernel variant that a GPU may use, with every format of weights, with subgroups of 16, 32 and 64 of
 #                Debian 12's lavapipe
+#   dx12         the device tests and every kernel variant with every format of weights, built for Windows, in Wine on its DX12
 #   validation   those of the device and of models, and every kernel variant on the self-test's cases, under
 #                the Vulkan validation layers, on SwiftShader and the current lavapipe
 #   spirv        every shader as SPIR-V, through spirv-val
@@ -21,7 +22,7 @@
 # What is needed is fetched once into MISTRAL_DRIVERS_DIR, or the user's cache directory.
 set -eu
 cd "$(dirname "$0")/../.."
-all='swiftshader mesa formats matrices lanes validation spirv amd nvidia apple qualcomm intel msl hlsl tint dawn'
+all='swiftshader mesa formats matrices lanes dx12 validation spirv amd nvidia apple qualcomm intel msl hlsl tint dawn'
 
 dir=${MISTRAL_DRIVERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mistral-wgpu/drivers}
 sh tests/drivers/fetch.sh "$dir"
@@ -110,6 +111,16 @@ lanes() {
     for count in 16 32 64; do
         self_tested lanes:$count --disable cpu,int64
     done
+}
+
+# shellcheck disable=SC2086
+dx12() {
+    sh tests/drivers/fetch.sh "$dir" windows
+    export CARGO_BUILD_TARGET=x86_64-pc-windows-gnu
+    status=0
+    tests dx12 $device_tests || status=1
+    self_tested dx12 || status=1
+    return $status
 }
 
 # Every message must have its line in validation-allowed.txt, and every line there be met: the first

@@ -6,7 +6,8 @@
 #   DRIVER   swiftshader, mesa, matrices or lanes:32, which are software: the last two are lavapipe with matrices of 16×16, and
 #            with subgroups of as many invocations. Or that of a GPU which is not there, which compiles and does not run:
 #            amd:navi31, nvidia:174, apple:m1, qualcomm:740 or intel:tgl, or other chips, as Mesa names them. On all but the
-#            first the program runs in the C library of their Debian
+#            first the program runs in the C library of their Debian. Or dx12: a program for Windows, in Wine, whose Direct3D 12
+#            is that lavapipe's Vulkan
 #
 # With VALIDATION set, under the Vulkan validation layers, which print.
 set -eu
@@ -36,6 +37,12 @@ qualcomm:*) export FD_GPU_ID="$chip" && absent freedreno ;;
 intel:*)
     export INTEL_STUB_GPU_PLATFORM="$chip"
     icd=$dir/stable/intel.json shim=$dir/intel/libintel_noop_drm_shim.so
+    ;;
+dx12)
+    # It has no screen, and no 3D but ours.
+    export WINEPREFIX="$dir/windows/prefix" WINEDEBUG=-all WINE_D3D_CONFIG=renderer=no3d DISPLAY= VKD3D_DEBUG=none VKD3D_SHADER_DEBUG=none
+    export WINEDLLOVERRIDES='d3d12=n;mscoree,mshtml,winemenubuilder.exe=' VK_DRIVER_FILES="$dir/debian/lavapipe.json"
+    exec "$dir/windows/usr/lib/wine/wine64" "$@"
     ;;
 *) echo "no driver $driver" >&2 && exit 2 ;;
 esac
