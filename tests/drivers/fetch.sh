@@ -6,7 +6,7 @@
 #
 #   DIR/debian        root of Debian 13: lavapipe of its backports with the C library it needs, the
 #                     Vulkan validation layers, spirv-val
-#   DIR/matrices      the same lavapipe with matrices of 16×16, see matrices.c
+#   DIR/gpu           the same lavapipe, which says that it is a GPU, see gpu.c
 #   DIR/lanes         lavapipe of Debian 12, which bears subgroups of 32 and 64
 #   DIR/stable        AMD's and Intel's drivers of Debian 13's first Mesa
 #   DIR/absent        stand-ins for kernel drivers, with which the other drivers of the backports take GPUs for there that are not
@@ -101,11 +101,10 @@ if [ ! -d "$dir/debian" ]; then
 fi
 
 # Made anew each time, since its source is here.
-mkdir -p "$dir/matrices"
-cc -O1 -Wall -shared -fPIC -DLAVAPIPE="\"$dir/debian/$library/libvulkan_lvp.so\"" \
-    -o "$dir/matrices/part" "$here/matrices.c" -ldl
-mv "$dir/matrices/part" "$dir/matrices/libvulkan_matrices.so"
-driver "$dir/matrices/matrices.json" "$dir/matrices/libvulkan_matrices.so"
+mkdir -p "$dir/gpu"
+cc -O1 -Wall -shared -fPIC -DLAVAPIPE="\"$dir/debian/$library/libvulkan_lvp.so\"" -o "$dir/gpu/part" "$here/gpu.c" -ldl
+mv "$dir/gpu/part" "$dir/gpu/libvulkan_gpu.so"
+driver "$dir/gpu/gpu.json" "$dir/gpu/libvulkan_gpu.so"
 
 if [ ! -d "$dir/lanes" ]; then
     echo "fetching Debian 12's Mesa" >&2

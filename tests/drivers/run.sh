@@ -4,8 +4,9 @@
 #
 #   swiftshader  the device tests on SwiftShader: subgroups of 4, 256 invocations, no f16
 #   mesa         the device tests on a current Mesa's lavapipe: cooperative matrices
+#   gpu          the device tests there once more, where it says that it is a GPU: without the kernels for CPUs
 #   formats      every kernel variant there with every format of weights, by `mistral devices --self-test`
-#   matrices     every kernel variant there with matrices of 16×16, with a format of each kind
+#   matrices     every kernel variant that a GPU may use there with matrices of 16×16, with a format of each kind
 #   lanes        every kernel variant that a GPU may use, with every format of weights, with subgroups of 16, 32 and 64 of
 #                Debian 12's lavapipe
 #   dx12         the device tests and every kernel variant with every format of weights, built for Windows, in Wine on its DX12
@@ -22,7 +23,7 @@
 # What is needed is fetched once into MISTRAL_DRIVERS_DIR, or the user's cache directory.
 set -eu
 cd "$(dirname "$0")/../.."
-all='swiftshader mesa formats matrices lanes dx12 validation spirv amd nvidia apple qualcomm intel msl hlsl tint dawn'
+all='swiftshader mesa gpu formats matrices lanes dx12 validation spirv amd nvidia apple qualcomm intel msl hlsl tint dawn'
 
 dir=${MISTRAL_DRIVERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mistral-wgpu/drivers}
 sh tests/drivers/fetch.sh "$dir"
@@ -82,6 +83,11 @@ swiftshader() {
 # shellcheck disable=SC2086
 mesa() {
     tests mesa $device_tests
+}
+
+# shellcheck disable=SC2086
+gpu() {
+    tests gpu $device_tests
 }
 
 # self_tested DRIVER OPTION…

@@ -3,11 +3,11 @@
 #
 #   sh tests/drivers/with.sh DIR DRIVER PROGRAM ARGUMENTS…
 #
-#   DRIVER   swiftshader, mesa, matrices or lanes:32, which are software: the last two are lavapipe with matrices of 16×16, and
-#            with subgroups of as many invocations. Or that of a GPU which is not there, which compiles and does not run:
+#   DRIVER   swiftshader, mesa, gpu, matrices or lanes:32, which are software: gpu is lavapipe that says it is a GPU, matrices is
+#            the same with matrices of 16×16, and lanes has subgroups of as many invocations. Or dx12: a program for Windows,
+#            in Wine, whose Direct3D 12 is on lavapipe. Or that of a GPU which is not there, which compiles and does not run:
 #            amd:navi31, nvidia:174, apple:m1, qualcomm:740 or intel:tgl, or other chips, as Mesa names them. On all but the
-#            first the program runs in the C library of their Debian. Or dx12: a program for Windows, in Wine, whose Direct3D 12
-#            is that lavapipe's Vulkan
+#            first the program runs in the C library of their Debian
 #
 # With VALIDATION set, under the Vulkan validation layers, which print.
 set -eu
@@ -24,7 +24,8 @@ absent() {
 case $driver in
 swiftshader) icd=$dir/swiftshader/swiftshader.json ;;
 mesa) icd=$dir/debian/lavapipe.json ;;
-matrices) icd=$dir/matrices/matrices.json ;;
+gpu) icd=$dir/gpu/gpu.json ;;
+matrices) export MATRICES_16=yes && icd=$dir/gpu/gpu.json ;;
 lanes:*)
     # The driver's cache does not tell their numbers apart.
     export LP_NATIVE_VECTOR_WIDTH="$((32 * chip))" MESA_SHADER_CACHE_DIR="$dir/lanes/cache-$chip"
