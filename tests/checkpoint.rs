@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use half::{bf16, f16};
-use mistral_wgpu::checkpoint::{Checkpoint, DType};
+use mistral_wgpu::checkpoint::Checkpoint;
 use mistral_wgpu::model::{ModelConfig, check, expected_tensors};
 use mistral_wgpu::{ErrorKind, Result};
 use proptest::prelude::*;
@@ -158,7 +158,7 @@ fn links_are_followed() {
     let blobs = folder("0123abcd", &zeros([("a", [1].as_slice())]));
     let dir = TempDir::new().unwrap();
     std::os::unix::fs::symlink(blobs.path().join("0123abcd"), dir.path().join("model.safetensors")).unwrap();
-    assert_eq!(Checkpoint::open(dir.path()).unwrap().tensor("a").unwrap().dtype, DType::F32);
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().tensor("a").unwrap().bytes.len(), 4);
 }
 
 #[test]

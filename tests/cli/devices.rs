@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{fixture, json, mistral, model, stdout};
+use super::{json, mistral, model, stdout};
 
 #[test]
 fn devices_are_listed() {
@@ -120,7 +120,7 @@ fn without_a_gpu_files_are_still_read() {
     assert_eq!((&report["device"], &report["memory"]), (&Value::Null, &Value::Null));
     assert_eq!(report["fit"][0]["fits"], Value::Null);
     assert!(report["advice"].as_str().unwrap().contains("--memory"));
-    let dir = fixture("text/current");
+    let dir = super::fixture("text/current");
     let tokenize = blind(&["tokenize", "--model", dir.to_str().unwrap(), "the"]).unwrap();
     assert_eq!(tokenize.stdout, b"329\n");
 }

@@ -1,10 +1,6 @@
 //! `mistral generate`: tokens, text and samples, and what ends it early.
 
-use std::{
-    fs,
-    io::Read,
-    process::{Command, Stdio},
-};
+use std::{fs, io::Read, process::Stdio};
 
 use serde_json::Value;
 
@@ -167,7 +163,13 @@ fn a_closed_output_ends_quietly() {
 #[cfg(unix)]
 fn ctrl_c_keeps_what_was_printed() {
     let (child, mut out, mut text) = long_generation();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     out.read_to_end(&mut text).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));

@@ -9,7 +9,8 @@
 #   matrices     every kernel variant that a GPU may use there with matrices of 16×16, with a format of each kind
 #   lanes        every kernel variant that a GPU may use, with every format of weights, with subgroups of 16, 32 and 64 of
 #                Debian 12's lavapipe
-#   dx12         the device tests and every kernel variant with every format of weights, built for Windows, in Wine on its DX12
+#   dx12         the device tests and every kernel variant with every format of weights, built for Windows (`rustup target add
+#                x86_64-pc-windows-gnu`), in Wine on its DX12
 #   validation   those of the device and of models, and every kernel variant on the self-test's cases, under
 #                the Vulkan validation layers, on SwiftShader and the current lavapipe
 #   spirv        every shader as SPIR-V, through spirv-val
