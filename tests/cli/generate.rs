@@ -5,7 +5,7 @@ use std::{fs, io::Read, process::Stdio};
 use serde_json::Value;
 
 use super::{
-    fixture, golden::Golden, joined, json, mistral, model, model_of, model_with_text, piped, stdout,
+    fixture, golden::Golden, joined, json, mistral, model, model_of, model_with_text, output, piped, stdout,
 };
 
 #[test]
@@ -195,4 +195,11 @@ fn a_suffix_asks_for_what_mistral_common_asks() {
         let found = json(&[&usual[..], &["--suffix", suffix, "--", prefix]].concat());
         assert_eq!(found["prompt_tokens"], gap["ids"], "{prefix:?} {suffix:?}");
     }
+}
+
+#[test]
+fn what_it_tells_has_colours_only_on_a_terminal() {
+    let arguments = ["generate", "-v", "--model", &model("odd"), "--tokens", "5", "--max-tokens", "1"];
+    let told = String::from_utf8(output(&arguments).stderr).unwrap();
+    assert!(told.contains("generated") && !told.contains('\x1b'), "{told}");
 }
