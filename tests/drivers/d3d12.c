@@ -1,5 +1,5 @@
-// Direct3D 12 on Vulkan as a library for Wine, whose own vkd3d leaves out DXIL, what DXC compiles to: fetch.sh builds this
-// with Wine's sources of vkd3d and DXIL. Takes the first Vulkan device, whatever adapter is asked for.
+// Direct3D 12 on Vulkan as a library for Wine: d3d12.sh builds it with vkd3d from Wine's source. Wine's own leaves out DXIL, which
+// DXC compiles to. It takes the first Vulkan device, whatever adapter is asked for.
 #define INITGUID
 #include <windows.h>
 #include <vulkan/vulkan_core.h>
