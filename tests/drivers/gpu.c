@@ -23,7 +23,7 @@ typedef struct {
     Device properties;
 } Device2;
 
-enum { INTEGRATED_GPU = 1 };
+enum { INTEGRATED_GPU = 1, INCOMPATIBLE_DRIVER = -9 };
 
 // VkCooperativeMatrixPropertiesKHR
 typedef struct {
@@ -43,7 +43,7 @@ static void *lavapipe(const char *name) {
     static void *library;
     if (!library)
         library = dlopen(LAVAPIPE, RTLD_NOW);
-    return dlsym(library, name);
+    return library ? dlsym(library, name) : NULL;
 }
 
 static void device(void *device, Device *properties) {
@@ -94,5 +94,6 @@ Function vk_icdGetPhysicalDeviceProcAddr(void *instance, const char *name) {
 }
 
 int32_t vk_icdNegotiateLoaderICDInterfaceVersion(uint32_t *version) {
-    return ((int32_t(*)(uint32_t *))lavapipe("vk_icdNegotiateLoaderICDInterfaceVersion"))(version);
+    int32_t (*negotiate)(uint32_t *) = lavapipe("vk_icdNegotiateLoaderICDInterfaceVersion");
+    return negotiate ? negotiate(version) : INCOMPATIBLE_DRIVER;
 }
