@@ -1,5 +1,5 @@
 // Penalties, bias and a mask of allowed tokens, one workgroup per row. No two invocations write the
-// same logit: the first loop skips forbidden tokens, the last one writes those alone.
+// same logit: the loop that adjusts skips forbidden tokens, the last one writes those alone.
 import package::generated::{AdjustLogitsParams, AdjustedRow, AdjustedToken, FORBIDDEN, NONE, WORKGROUP};
 
 @group(0) @binding(0) var<uniform> params: AdjustLogitsParams;

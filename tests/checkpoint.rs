@@ -155,10 +155,12 @@ fn shards_load_with_and_without_an_index() {
 #[cfg(unix)]
 #[test]
 fn links_are_followed() {
+    use mistral_wgpu::checkpoint::DType;
+
     let blobs = folder("0123abcd", &zeros([("a", [1].as_slice())]));
     let dir = TempDir::new().unwrap();
     std::os::unix::fs::symlink(blobs.path().join("0123abcd"), dir.path().join("model.safetensors")).unwrap();
-    assert_eq!(Checkpoint::open(dir.path()).unwrap().tensor("a").unwrap().bytes.len(), 4);
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().tensor("a").unwrap().dtype, DType::F32);
 }
 
 #[test]

@@ -159,11 +159,10 @@ fn trace(verbose: u8) {
         1 => "warn,mistral_wgpu=debug,mistral=debug",
         _ => "info,mistral_wgpu=trace,mistral=trace",
     };
-    let ansi = io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(ansi)
+        .with_ansi(io::stderr().is_terminal())
         .without_time()
         .init();
 }

