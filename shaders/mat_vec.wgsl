@@ -1,6 +1,8 @@
 // y = x · weightᵀ for COLS rows of x; with `experts`, for the rows of each expert, COLS at a time. A workgroup computes ROWS outputs of each; its invocations share
-// out the weight rows and then add up their sums. Neighbouring invocations read neighbouring quads, or blocks
-// with `integer`: then both factors are integer codes, whose products are summed exactly before they are scaled.
+// out the weight rows and then add up their sums. Neighbouring invocations read neighbouring quads. With `words` they read
+// neighbouring words of codes, two quads each, whose products are summed before they are scaled, and four of them share
+// the work on a block's scales. With `integer` they read neighbouring blocks: then both factors are integer codes, whose
+// products are summed exactly.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
@@ -12,14 +14,15 @@ import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x
 import package::quant::activations::{BlockScale, Parts, dot_block, parts_of};
 import package::quant::scales::weight_scale;
 import package::reduce::Invocation;
-import package::weight::{weight_codes, weight_dot, weight_quad};
+import package::weight::{DOTS, WeightScale, code_values, code_words, weight_codes, weight_dot, weight_quad};
 
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
 @else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [rows, blocks * QUADS], then squares if normed
 
-// What an invocation takes of a block at once: all of it, or one of its quads.
+// What an invocation takes of a block at once: all of it, two of its quads, or one.
 @if(integer) const PARTS = 1u;
+@elif(words) const PARTS = QUADS / 2u;
 @else const PARTS = QUADS;
 
 // One more than there are rows is that of the squares of x.
@@ -108,8 +111,59 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, block: u32) {
     }
 }
 
+// Word 9 is word 1 of block 2, which has its quads 1 and 5.
+@elif(words)
+fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, word: u32) {
+    let block = word / PARTS;
+    let j = word % PARTS;
+    var codes: array<vec2u, ROWS>;
+    for (var row = 0u; row < ROWS; row++) {
+        codes[row] = code_words(block_of(task, first + row, block), j);
+    }
+    let scales = scales_of(task, first, block, j);
+    var dots: array<array<array<f32, DOTS>, COLS>, ROWS>;
+    var x_sums: array<f32, COLS>;
+    for (var half = 0u; half < 2u; half++) {
+        var quads: array<vec4f, COLS>;
+        for (var col = 0u; col < COLS; col++) {
+            quads[col] = x[(x_row(task, col) * params.blocks + block) * QUADS + half * PARTS + j];
+            x_sums[col] += dot(quads[col], vec4f(1.0));
+        }
+        for (var row = 0u; row < ROWS; row++) {
+            let w = code_values(codes[row][half]);
+            for (var col = 0u; col < COLS; col++) {
+                let v = quads[col];
+                dots[row][col][half % DOTS] =
+                    fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, dots[row][col][half % DOTS]))));
+            }
+        }
+    }
+    for (var row = 0u; row < ROWS; row++) {
+        for (var col = 0u; col < COLS; col++) {
+            let halves = vec2f(dots[row][col][0], select(0.0, dots[row][col][DOTS - 1u], DOTS == 2u));
+            (*sums)[row][col] += weight_dot(scales[row], halves, x_sums[col]);
+        }
+    }
+}
+
+// What a block's weights have in common, of each row. The four neighbours that have words of the same block take a row each.
+@if(words && subgroup)
+fn scales_of(task: Task, first: u32, block: u32, j: u32) -> array<WeightScale, 4> {
+    let own = weight_scale(block_of(task, first + j % ROWS, block));
+    return array(quadBroadcast(own, 0u), quadBroadcast(own, 1u), quadBroadcast(own, 2u), quadBroadcast(own, 3u));
+}
+
+@if(words && !subgroup)
+fn scales_of(task: Task, first: u32, block: u32, j: u32) -> array<WeightScale, 4> {
+    var scales: array<WeightScale, 4>;
+    for (var row = 0u; row < ROWS; row++) {
+        scales[row] = weight_scale(block_of(task, first + row, block));
+    }
+    return scales;
+}
+
 // Quad 21 is quad 5 of block 2.
-@else
+@if(!words && !integer)
 fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, quad: u32) {
     var quads: array<vec4f, COLS>;
     for (var col = 0u; col < COLS; col++) {

@@ -156,7 +156,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 43] = [
+    let faults: [Fault; 44] = [
         // Subnormal halves become zero: as scales, and in the KV cache.
         ("half", "select(normal, subnormal, magnitude", "select(normal, 0.0, magnitude", halves),
         (
@@ -177,6 +177,10 @@ fn faults_are_found() {
             of(variant, &["mat_vec_normed", "mat_vec_swiglu"])
                 && !integers(variant)
                 && !variant.ends_with("rows")
+        }),
+        // The scale of one row for all.
+        ("mat_vec", "first + j % ROWS, block", "first, block", |variant| {
+            variant.starts_with("mat_vec") && variant.ends_with("subgroup") && !integers(variant)
         }),
         ("mat_vec_task", "/ f32(params.cols)", "", |variant| {
             of(variant, &["mat_vec_normed", "mat_vec_rope_kv", "mat_vec_swiglu"]) && !integers(variant)

@@ -5,6 +5,12 @@ struct BlockScale {
     sum: i32, // of the block's codes, with which `weight_dot` corrects for weights' codes that are all off by as much
 }
 
+// What `weight_dot` takes: sums of products with either half of a block's codes, and of what was multiplied with them.
+@if(integer) alias Dots = vec2i;
+@else alias Dots = vec2f;
+@if(integer) alias Sum = i32;
+@else alias Sum = f32;
+
 // The words of a scale in memory.
 fn block_scale(words: vec2u) -> BlockScale {
     return BlockScale(bitcast<f32>(words.x), bitcast<i32>(words.y));

@@ -27,7 +27,14 @@ fn words_of(block: u32, part: u32) -> vec2u {
 
 // Codes 4j to 4j + 3 of a block, low bytes first. Quad 5, codes 20 to 23, is the high halves of word 1: 0x90807060 gives
 // 0x09080706.
-@else
+@if(!integer)
 fn four_codes(block: u32, j: u32) -> u32 {
     return low_bits(codes[code_index(block, j % 4u)], j);
+}
+
+// Of quads j and j + 4 of a block, which share a word.
+@if(!integer)
+fn eight_codes(block: u32, j: u32) -> vec2u {
+    let word = codes[code_index(block, j)];
+    return vec2u(word, word >> 4u) & vec2u(0x0f0f0f0fu);
 }

@@ -16,3 +16,10 @@ fn sixteen_codes(block: u32, part: u32) -> vec4u {
         four_codes(block, j), four_codes(block, j + 1u), four_codes(block, j + 4u), four_codes(block, j + 5u),
     );
 }
+
+// Of quads j and j + 4 of a block, which share a word.
+fn eight_codes(block: u32, j: u32) -> vec2u {
+    let word = codes[code_index(block, j)];
+    let fifths = codes[code_index(block, 4u)];
+    return (vec2u(word, word >> 4u) & vec2u(0x0f0f0f0fu)) | vec2u(fifth_bits(fifths, j), fifth_bits(fifths, j + 4u));
+}

@@ -1,9 +1,9 @@
 // iq4_xs: a weight is a scale times one of 16 numbers, which its code chooses; codes as in quant/codes4, numbers as in
 // quant/numbers_iq4.
 import package::half::{half_of, half_value};
-import package::quant::codes4::{four_codes, sixteen_codes};
-import package::quant::numbers_iq4::numbers;
-import package::quant::packed::signed_bytes;
+import package::quant::activations::{Dots, Sum};
+import package::quant::codes4::{eight_codes, four_codes, sixteen_codes};
+import package::quant::numbers_iq4::{numbers, packed_numbers};
 
 @group(0) @binding(1) var<storage, read> scales: array<vec2u>; // [rows, blocks / 8]
 
@@ -28,19 +28,29 @@ fn scale_in(words: ScaleWords, block: u32) -> WeightScale {
 @if(integer)
 fn weight_codes(block: u32, part: u32) -> vec4u {
     let chosen = sixteen_codes(block, part);
-    return vec4u(numbers(chosen.x), numbers(chosen.y), numbers(chosen.z), numbers(chosen.w));
+    return vec4u(packed_numbers(chosen.x), packed_numbers(chosen.y), packed_numbers(chosen.z), packed_numbers(chosen.w));
 }
 
 // Products of all of a block count together.
-@if(integer) const DOTS = 1u;
+const DOTS = 1u;
 
-@if(integer)
-fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
+fn weight_dot(scale: WeightScale, dots: Dots, sum: Sum) -> f32 {
     return scale * f32(dots.x + dots.y);
 }
 
+// Of quads j and j + 4 of a block, j = 0 to 3, the codes, four in a word, and a word's as numbers.
+@if(!integer)
+fn code_words(block: u32, j: u32) -> vec2u {
+    return eight_codes(block, j);
+}
+
+@if(!integer)
+fn code_values(word: u32) -> vec4f {
+    return vec4f(numbers(word));
+}
+
 // Weights 4j to 4j + 3 of a block.
-@else
+@if(!integer)
 fn weight_quad(block: u32, j: u32, scale: WeightScale) -> vec4f {
-    return scale * signed_bytes(numbers(four_codes(block, j)));
+    return scale * vec4f(numbers(four_codes(block, j)));
 }

@@ -1,6 +1,7 @@
 // q4_1: a weight is a scale times its code plus a minimum; codes as in quant/codes4.
 import package::half::half_pair;
-import package::quant::codes4::{four_codes, sixteen_codes};
+import package::quant::activations::{Dots, Sum};
+import package::quant::codes4::{eight_codes, four_codes, sixteen_codes};
 import package::quant::packed::bytes;
 
 @group(0) @binding(1) var<storage, read> scales: array<u32>; // [rows, blocks]: scale (low half) and minimum (high half)
@@ -26,15 +27,25 @@ fn weight_codes(block: u32, part: u32) -> vec4u {
 }
 
 // Products of all of a block count together.
-@if(integer) const DOTS = 1u;
+const DOTS = 1u;
 
-@if(integer)
-fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
+fn weight_dot(scale: WeightScale, dots: Dots, sum: Sum) -> f32 {
     return fma(scale.x, f32(dots.x + dots.y), scale.y * f32(sum));
 }
 
+// Of quads j and j + 4 of a block, j = 0 to 3, the codes, four in a word, and a word's as numbers.
+@if(!integer)
+fn code_words(block: u32, j: u32) -> vec2u {
+    return eight_codes(block, j);
+}
+
+@if(!integer)
+fn code_values(word: u32) -> vec4f {
+    return bytes(word);
+}
+
 // Weights 4j to 4j + 3 of a block.
-@else
+@if(!integer)
 fn weight_quad(block: u32, j: u32, scale: WeightScale) -> vec4f {
     return scale.x * bytes(four_codes(block, j)) + scale.y;
 }

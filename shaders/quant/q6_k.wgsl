@@ -1,5 +1,6 @@
 // q6_k: a weight is a scale, of 16 weights, times its code minus 32; codes as in quant/packed.
 import package::half::{half_of, half_value};
+import package::quant::activations::{Dots, Sum};
 import package::quant::layout::code_index;
 import package::quant::packed::{low_bits, signed_bytes, two_words, upper_bits};
 
@@ -58,15 +59,28 @@ fn words_of(block: u32, i: u32) -> vec2u {
 }
 
 // Products of either half of a block count by themselves.
-@if(integer) const DOTS = 2u;
+const DOTS = 2u;
 
-@if(integer)
-fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
+fn weight_dot(scale: WeightScale, dots: Dots, sum: Sum) -> f32 {
     return fma(scale.x, f32(dots.x), scale.y * f32(dots.y));
 }
 
+// Of quads j and j + 4 of a block, j = 0 to 3, the codes, four in a word, and a word's as numbers.
+@if(!integer)
+fn code_words(block: u32, j: u32) -> vec2u {
+    let low = codes[code_index(block, j)];
+    return vec2u(
+        four_codes(low, codes[code_index(block, 4u)], j), four_codes(low, codes[code_index(block, 5u)], j + 4u),
+    );
+}
+
+@if(!integer)
+fn code_values(word: u32) -> vec4f {
+    return signed_bytes(word);
+}
+
 // Weights 4j to 4j + 3 of a block.
-@else
+@if(!integer)
 fn weight_quad(block: u32, j: u32, scale: WeightScale) -> vec4f {
     return scale[j / 4u] * signed_bytes(four_codes(codes[code_index(block, j % 4u)], codes[code_index(block, 4u + j / 4u)], j));
 }

@@ -1,5 +1,6 @@
 // q8_0: byte i of a block, low bytes first, is weight i as a signed integer.
 import package::half::{half_of, half_value};
+import package::quant::activations::{Dots, Sum};
 import package::quant::layout::code_index;
 import package::quant::packed::{signed_bytes, two_words};
 
@@ -37,15 +38,25 @@ fn weight_codes(block: u32, part: u32) -> vec4u {
 }
 
 // Products of all of a block count together.
-@if(integer) const DOTS = 1u;
+const DOTS = 1u;
 
-@if(integer)
-fn weight_dot(scale: WeightScale, dots: vec2i, sum: i32) -> f32 {
+fn weight_dot(scale: WeightScale, dots: Dots, sum: Sum) -> f32 {
     return scale * f32(dots.x + dots.y);
 }
 
+// Of quads j and j + 4 of a block, j = 0 to 3, the codes, four in a word, and a word's as numbers.
+@if(!integer)
+fn code_words(block: u32, j: u32) -> vec2u {
+    return vec2u(codes[code_index(block, j)], codes[code_index(block, j + 4u)]);
+}
+
+@if(!integer)
+fn code_values(word: u32) -> vec4f {
+    return signed_bytes(word);
+}
+
 // Weights 4j to 4j + 3 of a block.
-@else
+@if(!integer)
 fn weight_quad(block: u32, j: u32, scale: WeightScale) -> vec4f {
     return scale * signed_bytes(codes[code_index(block, j)]);
 }

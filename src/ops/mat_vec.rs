@@ -67,6 +67,11 @@ fn baseline(shape: &MatVecShape) -> KernelKey {
     key("mat_vec", shape, rows, 64)
 }
 
+/// Of codes with scales, an invocation takes the two quads of a word.
+fn words(shape: &MatVecShape) -> KernelKey {
+    baseline(shape).flag("words", reads_integers(shape.format))
+}
+
 /// A workgroup is no more than a subgroup of a CPU.
 fn rows(shape: &MatVecShape, rows: u32) -> KernelKey {
     key("mat_vec_rows", shape, rows, 8)
@@ -116,9 +121,9 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
     Variant {
         name: "subgroup",
         fits: |_| true,
-        key: |shape| KernelKey { needs: &[Capability::Subgroup], ..baseline(shape) },
+        key: |shape| KernelKey { needs: &[Capability::Subgroup], ..words(shape) },
     },
-    Variant { name: "baseline", fits: |_| true, key: baseline },
+    Variant { name: "baseline", fits: |_| true, key: words },
 ];
 
 /// The table of variants for 1 to 8 rows of activations.

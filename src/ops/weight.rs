@@ -253,10 +253,11 @@ impl WeightPart {
 /// A key whose shader decodes weights of `format` through `package::weight`, by blocks of [`BLOCK`] weights.
 ///
 /// That module, `quant/<format>`, has a type `WeightScale`, what a block's weights have in common, which `scale_in(words, block)` takes from
-/// what `scale_words(block)` loads, for `SCALE_BLOCKS` neighbouring blocks at once; `weight_quad(block, j, scale)`, weights `4j` to `4j + 3`; and, with
-/// the flag `integer` and for formats with scales, in place of it `weight_codes(block, part)`, a part of the codes as `quant/activations` defines
-/// parts, and `weight_dot(scale, dots, sum)`, the product of a block with codes of activations: `dots` are those of either half's codes,
-/// `sum` is the sum of the activations' codes.
+/// what `scale_words(block)` loads, for `SCALE_BLOCKS` neighbouring blocks at once; `weight_quad(block, j, scale)`, weights `4j` to `4j + 3`; and,
+/// for formats with scales, `weight_dot(scale, dots, sum)`, the product of a block with activations: `dots` are those of either half's
+/// codes, `sum` is the sum of the activations. Codes are what `code_values(word)` makes of the two words of `code_words(block, j)`, those of quads
+/// `j` and `j + 4`. With the flag `integer` there are in place of quads and words `weight_codes(block, part)`, a part of the codes as
+/// `quant/activations` defines parts, and activations are codes, too.
 pub(super) fn weight_key(shader: &'static str, format: &'static Format) -> KernelKey {
     let mut modules = SHADERS.iter().map(|(name, _)| *name);
     let decoder = modules.find(|name| name.strip_prefix("quant/") == Some(format.name));
