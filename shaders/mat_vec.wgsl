@@ -53,7 +53,13 @@ fn main(
 
 fn multiply(task: Task, first: u32, invocation: Invocation) {
     var sums: Sums;
-    for (var part = invocation.index; part < params.blocks * PARTS; part += WORKGROUP) {
+    let parts = params.blocks * PARTS;
+    @if(words)
+    for (var part = 0u; part < parts; part += WORKGROUP) {
+        add_part(&sums, task, first, part + invocation.index);
+    }
+    @else
+    for (var part = invocation.index; part < parts; part += WORKGROUP) {
         add_part(&sums, task, first, part);
     }
     @if(normed) add_squares(&sums, invocation.index);
@@ -111,16 +117,17 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, block: u32) {
     }
 }
 
-// Word 9 is word 1 of block 2, which has its quads 1 and 5.
+// Word 9 is word 1 of block 2, which has its quads 1 and 5. Words past the end are those of the last block, times zero, so
+// that neighbours that exchange scales stay together.
 @elif(words)
 fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, word: u32) {
-    let block = word / PARTS;
+    let block = min(word / PARTS, params.blocks - 1u);
     let j = word % PARTS;
     var codes: array<vec2u, ROWS>;
     for (var row = 0u; row < ROWS; row++) {
         codes[row] = code_words(block_of(task, first + row, block), j);
     }
-    let scales = scales_of(task, first, block, j);
+    let scales = scales_of(task, first, word);
     var dots: array<array<array<f32, DOTS>, COLS>, ROWS>;
     var x_sums: array<f32, COLS>;
     for (var half = 0u; half < 2u; half++) {
@@ -146,20 +153,34 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, word: u32) {
     }
 }
 
-// What a block's weights have in common, of each row. The four neighbours that have words of the same block take a row each.
+// What the weights of a word's block have in common, of each row. Four neighbours have words of the same block: each takes every
+// fourth row.
 @if(words && subgroup)
-fn scales_of(task: Task, first: u32, block: u32, j: u32) -> array<WeightScale, 4> {
-    let own = weight_scale(block_of(task, first + j % ROWS, block));
-    return array(quadBroadcast(own, 0u), quadBroadcast(own, 1u), quadBroadcast(own, 2u), quadBroadcast(own, 3u));
+fn scales_of(task: Task, first: u32, word: u32) -> array<WeightScale, ROWS> {
+    var scales: array<WeightScale, ROWS>;
+    for (var row = 0u; row < ROWS; row += 4u) {
+        let own = scale_of(task, first + row + word % 4u, word);
+        let four = array(quadBroadcast(own, 0u), quadBroadcast(own, 1u), quadBroadcast(own, 2u), quadBroadcast(own, 3u));
+        for (var i = 0u; i < min(ROWS, 4u); i++) {
+            scales[row + i] = four[i];
+        }
+    }
+    return scales;
 }
 
 @if(words && !subgroup)
-fn scales_of(task: Task, first: u32, block: u32, j: u32) -> array<WeightScale, 4> {
-    var scales: array<WeightScale, 4>;
+fn scales_of(task: Task, first: u32, word: u32) -> array<WeightScale, ROWS> {
+    var scales: array<WeightScale, ROWS>;
     for (var row = 0u; row < ROWS; row++) {
-        scales[row] = weight_scale(block_of(task, first + row, block));
+        scales[row] = scale_of(task, first + row, word);
     }
     return scales;
+}
+
+@if(words)
+fn scale_of(task: Task, row: u32, word: u32) -> WeightScale {
+    let block = min(word / PARTS, params.blocks - 1u);
+    return select(WeightScale(), weight_scale(block_of(task, row, block)), word / PARTS == block);
 }
 
 // Quad 21 is quad 5 of block 2.

@@ -72,6 +72,15 @@ fn words(shape: &MatVecShape) -> KernelKey {
     baseline(shape).flag("words", reads_integers(shape.format))
 }
 
+/// With one or two rows of activations, twice as many rows of the weight: activations, which are more bytes than weights of few bits, are
+/// read half as often.
+fn tall(shape: &MatVecShape) -> KernelKey {
+    match shape.cols {
+        1 | 2 if shape.epilogue != EpilogueShape::RmsNorm => key("mat_vec", shape, 8, 64).flag("words", true),
+        _ => words(shape),
+    }
+}
+
 /// A workgroup is no more than a subgroup of a CPU.
 fn rows(shape: &MatVecShape, rows: u32) -> KernelKey {
     key("mat_vec_rows", shape, rows, 8)
@@ -117,6 +126,11 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
         name: "f16",
         fits: |shape| reads_f16(shape.format),
         key: |shape| KernelKey { needs: &[Capability::F16, Capability::Subgroup], ..baseline(shape) },
+    },
+    Variant {
+        name: "subgroup_tall",
+        fits: |shape| reads_integers(shape.format),
+        key: |shape| KernelKey { needs: &[Capability::Subgroup], ..tall(shape) },
     },
     Variant {
         name: "subgroup",
