@@ -26,4 +26,6 @@ fi
 cargo fmt --check
 cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
-cargo test --locked
+# Not the examples, which clippy has read.
+cargo test --locked --lib --bins --tests
+cargo test --locked --doc
