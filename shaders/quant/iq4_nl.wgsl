@@ -42,11 +42,11 @@ fn code_words(block: u32, j: u32) -> vec2u {
 
 @if(!integer)
 fn code_values(word: u32) -> vec4f {
-    return vec4f(numbers(word));
+    return numbers(word);
 }
 
 // Weights 4j to 4j + 3 of a block.
 @if(!integer)
 fn weight_quad(block: u32, j: u32, scale: WeightScale) -> vec4f {
-    return scale * vec4f(numbers(four_codes(block, j)));
+    return scale * numbers(four_codes(block, j));
 }
