@@ -134,7 +134,8 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, word: u32) {
         var quads: array<vec4f, COLS>;
         for (var col = 0u; col < COLS; col++) {
             quads[col] = x[(x_row(task, col) * params.blocks + block) * QUADS + half * PARTS + j];
-            x_sums[col] += dot(quads[col], vec4f(1.0));
+            let v = quads[col];
+            x_sums[col] += (v.x + v.y) + (v.z + v.w);
         }
         for (var row = 0u; row < ROWS; row++) {
             let w = code_values(codes[row][half]);
@@ -149,6 +150,24 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, word: u32) {
         for (var col = 0u; col < COLS; col++) {
             let halves = vec2f(dots[row][col][0], select(0.0, dots[row][col][DOTS - 1u], DOTS == 2u));
             (*sums)[row][col] += weight_dot(scales[row], halves, x_sums[col]);
+        }
+    }
+}
+
+// Quad 21 is quad 5 of block 2.
+@else
+fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, quad: u32) {
+    var quads: array<vec4f, COLS>;
+    for (var col = 0u; col < COLS; col++) {
+        quads[col] = x[x_row(task, col) * params.blocks * QUADS + quad];
+    }
+    for (var row = 0u; row < ROWS; row++) {
+        let at = block_of(task, first + row, quad / QUADS);
+        let w = weight_quad(at, quad % QUADS, weight_scale(at));
+        for (var col = 0u; col < COLS; col++) {
+            let v = quads[col];
+            (*sums)[row][col] =
+                fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));
         }
     }
 }
@@ -181,24 +200,6 @@ fn scales_of(task: Task, first: u32, word: u32) -> array<WeightScale, ROWS> {
 fn scale_of(task: Task, row: u32, word: u32) -> WeightScale {
     let block = min(word / PARTS, params.blocks - 1u);
     return select(WeightScale(), weight_scale(block_of(task, row, block)), word / PARTS == block);
-}
-
-// Quad 21 is quad 5 of block 2.
-@if(!words && !integer)
-fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, quad: u32) {
-    var quads: array<vec4f, COLS>;
-    for (var col = 0u; col < COLS; col++) {
-        quads[col] = x[x_row(task, col) * params.blocks * QUADS + quad];
-    }
-    for (var row = 0u; row < ROWS; row++) {
-        let at = block_of(task, first + row, quad / QUADS);
-        let w = weight_quad(at, quad % QUADS, weight_scale(at));
-        for (var col = 0u; col < COLS; col++) {
-            let v = quads[col];
-            (*sums)[row][col] =
-                fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));
-        }
-    }
 }
 
 @if(subgroup)
