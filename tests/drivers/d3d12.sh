@@ -14,6 +14,7 @@ mkdir -p "$build/wine" "$build/vulkan"
 
 # DXC puts some uses of a pointer before what computes it, which vkd3d refuses. So it reads functions twice: the second time
 # everything is known.
+grep -q 'if (!value->is_back_ref)' "$shaders/dxil.c"
 sed -i 's/if (!value->is_back_ref)/if (0)/
     s/^ *if ((ret = sm6_parser_function_init(sm6, block, function)) < 0)$/size_t values = sm6->value_count, functions = sm6->function_count;\
         unsigned int temps = sm6->indexable_temp_count;\
@@ -21,6 +22,7 @@ sed -i 's/if (!value->is_back_ref)/if (0)/
         sm6->value_count = values; sm6->function_count = functions; sm6->indexable_temp_count = temps;\
         function->block_count = 0;\
         &/' "$shaders/dxil.c"
+grep -q 'size_t values = sm6->value_count' "$shaders/dxil.c"
 
 # Headers: of Direct3D, whose unions C has to name, of Vulkan, and for two of Wine's.
 for name in d3dcommon dxgiformat dxgicommon dxgitype dxgi dxgi1_2 dxgi1_3 dxgi1_4 d3d12 d3d12shader; do
