@@ -151,12 +151,12 @@ fn a_batch_goes_on_after_the_loss_of_the_device() {
 fn scores_and_logits_survive_the_loss_of_the_device() {
     let engine = engine();
     let continuations = [vec![3, 9, 1], vec![9; 40]];
-    let score = || block_on(engine.score(&mut session(&engine, 75), &continuations)).unwrap();
+    let score = || block_on(engine.score(&mut session(&engine, 400), &continuations)).unwrap();
     let logits = || block_on(engine.logits(&prompt(300), true)).unwrap();
     let expected = (score(), logits());
     assert_eq!(losing(&engine, 2, score), expected.0);
     assert_eq!(losing(&engine, 4, logits), expected.1);
-    let mut text = session(&engine, 75);
+    let mut text = session(&engine, 400);
     block_on(text.prefill()).unwrap();
     engine.gpu().destroy();
     assert_eq!(block_on(engine.score(&mut text, &continuations)).unwrap(), expected.0);
