@@ -134,15 +134,12 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, word: u32) {
         var quads: array<vec4f, COLS>;
         for (var col = 0u; col < COLS; col++) {
             quads[col] = x[(x_row(task, col) * params.blocks + block) * QUADS + half * PARTS + j];
-            let v = quads[col];
-            x_sums[col] += (v.x + v.y) + (v.z + v.w);
+            x_sums[col] = add_dot(x_sums[col], vec4f(1.0), quads[col]);
         }
         for (var row = 0u; row < ROWS; row++) {
             let w = code_values(codes[row][half]);
             for (var col = 0u; col < COLS; col++) {
-                let v = quads[col];
-                dots[row][col][half % DOTS] =
-                    fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, dots[row][col][half % DOTS]))));
+                dots[row][col][half % DOTS] = add_dot(dots[row][col][half % DOTS], w, quads[col]);
             }
         }
     }
@@ -165,9 +162,7 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, quad: u32) {
         let at = block_of(task, first + row, quad / QUADS);
         let w = weight_quad(at, quad % QUADS, weight_scale(at));
         for (var col = 0u; col < COLS; col++) {
-            let v = quads[col];
-            (*sums)[row][col] =
-                fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));
+            (*sums)[row][col] = add_dot((*sums)[row][col], w, quads[col]);
         }
     }
 }
@@ -200,6 +195,11 @@ fn scales_of(task: Task, first: u32, word: u32) -> array<WeightScale, ROWS> {
 fn scale_of(task: Task, row: u32, word: u32) -> WeightScale {
     let block = min(word / PARTS, params.blocks - 1u);
     return select(WeightScale(), weight_scale(block_of(task, row, block)), word / PARTS == block);
+}
+
+// In this order: compilers, DXC for one, may take sums apart, but not `fma`.
+fn add_dot(sum: f32, w: vec4f, v: vec4f) -> f32 {
+    return fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, sum))));
 }
 
 @if(subgroup)
