@@ -1,7 +1,7 @@
 // y = x · weightᵀ for COLS rows of x; with `experts`, for the rows of each expert, COLS at a time. A workgroup computes ROWS outputs of each; its invocations share
 // out the weight rows and then add up their sums. Neighbouring invocations read neighbouring quads. With `words` they read
-// neighbouring words of codes, two quads each, whose products are summed before they are scaled, and four of them share
-// the work on a block's scales. With `integer` they read neighbouring blocks: then both factors are integer codes, whose
+// neighbouring words of codes, two quads each, whose products are summed before they are scaled; in subgroups, four of
+// them share the work on a block's scales. With `integer` they read neighbouring blocks: then both factors are integer codes, whose
 // products are summed exactly.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a

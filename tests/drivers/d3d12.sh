@@ -13,7 +13,7 @@ build=$1/build
 mkdir -p "$build/wine" "$build/vulkan"
 
 # DXC puts some uses of a pointer before what computes it, which vkd3d refuses. So it reads functions twice: the second time
-# everything is known.
+# everything is known. Where vkd3d has not these lines, there is nothing to build.
 grep -q 'if (!value->is_back_ref)' "$shaders/dxil.c"
 sed -i 's/if (!value->is_back_ref)/if (0)/
     s/^ *if ((ret = sm6_parser_function_init(sm6, block, function)) < 0)$/size_t values = sm6->value_count, functions = sm6->function_count;\
