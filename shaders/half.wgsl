@@ -22,6 +22,17 @@ fn half_pair(word: u32) -> vec2f {
     return vec2f(half_value(half_of(word, 0u)), half_value(half_of(word, 1u)));
 }
 
+// Two words by the device's own conversion, which may take subnormal ones, below 6e-5, for zero: the self-test tells.
+@if(f16_conversion)
+fn half_quad(words: vec2u) -> vec4f {
+    return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
+}
+
+@else
+fn half_quad(words: vec2u) -> vec4f {
+    return vec4f(half_pair(words.x), half_pair(words.y));
+}
+
 // Rounds to nearest even and clamps to ±65504, by integer arithmetic as well: pack2x16float may round any way.
 // With f32's exponent e, the value is m * 2^(e - 150) for the 24-bit m.
 // Normal in f16 from e = 113 on: drops 13 bits of m, and the bias goes from 127 to 15.

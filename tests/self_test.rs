@@ -120,7 +120,7 @@ fn of(variant: &str, operations: &[&str]) -> bool {
 /// Variants that read 16-bit floats as integers: scales of weights, keys and values.
 fn halves(variant: &str) -> bool {
     // Attention with the device's own conversion stays right, and with it the merge.
-    let own = GPU.capabilities().has(&[Capability::F16]);
+    let own = GPU.capabilities().has(&[Capability::F16Conversion]);
     let converts = variant.ends_with("f16") || variant.contains("matrices");
     of(variant, &["embedding", "mat_mat", "mat_vec"])
         || attention(variant) && !converts && !(own && of(variant, &["attention_combine"]))

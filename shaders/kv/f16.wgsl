@@ -1,5 +1,5 @@
 // KV cache in f16: word i of an octet holds dimensions 2i (low half) and 2i + 1.
-import package::half::{half_bits, half_value};
+import package::half::{half_bits, half_quad};
 @if(int64) import package::quant::packed::two_words;
 
 @if(int64) alias KvOctet = vec2<u64>;
@@ -20,19 +20,6 @@ fn kv_encode(values: ptr<function, array<f32, 2>>) -> KvCodes {
 }
 
 fn kv_decode(octet: KvOctet) -> mat2x4f {
-    @if(int64) return mat2x4f(numbers(two_words(octet.x)), numbers(two_words(octet.y)));
-    @else return mat2x4f(numbers(octet.xy), numbers(octet.zw));
-}
-
-// The device's own conversion may flush subnormals: the self-test tells.
-@if(f16)
-fn numbers(words: vec2u) -> vec4f {
-    return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
-}
-
-@else
-fn numbers(words: vec2u) -> vec4f {
-    let low = words & vec2u(0xffffu);
-    let high = words >> vec2u(16u);
-    return vec4f(half_value(low.x), half_value(high.x), half_value(low.y), half_value(high.y));
+    @if(int64) return mat2x4f(half_quad(two_words(octet.x)), half_quad(two_words(octet.y)));
+    @else return mat2x4f(half_quad(octet.xy), half_quad(octet.zw));
 }

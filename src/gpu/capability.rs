@@ -7,6 +7,8 @@ use crate::{Error, ErrorKind, Result};
 pub enum Capability {
     /// 16-bit floats in shaders.
     F16,
+    /// Conversion of 16-bit floats in pairs (`unpack2x16float`), which devices have that do not compute with such.
+    F16Conversion,
     /// Subgroup operations, of whatever subgroup size the driver picks.
     Subgroup,
     /// Products of 8×8 matrices by a whole subgroup: factors in `f16`, sums in `f32`.
@@ -39,8 +41,9 @@ struct Row {
 const COOPERATIVE_MATRIX: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-const CAPABILITIES: [Row; 11] = [
+const CAPABILITIES: [Row; 12] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
+    Row { capability: Capability::F16Conversion, name: "f16_conversion", features: wgpu::Features::empty() },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
     Row {
         capability: Capability::CooperativeMatrix8,
@@ -84,6 +87,10 @@ impl Capability {
         match self {
             Capability::CooperativeMatrix8 => multiplies(adapter, 8),
             Capability::CooperativeMatrix16 => multiplies(adapter, 16),
+            Capability::F16Conversion => {
+                let flags = adapter.get_downlevel_capabilities().flags;
+                flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32)
+            }
             Capability::Cpu => adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             _ => true,
         }
@@ -137,7 +144,7 @@ impl Capabilities {
 }
 
 /// Names separated by commas. A name's beginning, to an underscore, stands for all that begin so:
-/// `cooperative_matrix` is both sizes.
+/// `cooperative_matrix` is both sizes, `f16` its conversion, too.
 impl std::str::FromStr for Capabilities {
     type Err = Error;
 

@@ -182,8 +182,18 @@ impl KernelKey {
     /// For subgroups that multiply matrices of `SIZE`, 8 or 16.
     pub fn matrices(self, size: u32) -> Self {
         let needs: &[Capability] = match size {
-            16 => &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16],
-            _ => &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix8],
+            16 => &[
+                Capability::F16,
+                Capability::F16Conversion,
+                Capability::Subgroup,
+                Capability::CooperativeMatrix16,
+            ],
+            _ => &[
+                Capability::F16,
+                Capability::F16Conversion,
+                Capability::Subgroup,
+                Capability::CooperativeMatrix8,
+            ],
         };
         Self { needs, ..self.constant("SIZE", size) }
     }
@@ -241,7 +251,10 @@ pub(super) fn compose_with(key: &KernelKey, replaced: &HashMap<String, String>) 
         .map_err(|error| fail(error.emit_to_string_with_path(&wgsl, key.shader)))?;
     let mut capabilities = valid::Capabilities::default();
     if key.needs.contains(&Capability::F16) {
-        capabilities |= valid::Capabilities::SHADER_FLOAT16 | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        capabilities |= valid::Capabilities::SHADER_FLOAT16;
+    }
+    if key.needs.contains(&Capability::F16Conversion) {
+        capabilities |= valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     }
     if key.needs.contains(&Capability::Subgroup) {
         capabilities |= valid::Capabilities::SUBGROUP;

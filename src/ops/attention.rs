@@ -36,10 +36,10 @@ fn key(shader: &'static str, shape: &AttentionShape) -> KernelKey {
 const EXCHANGE: &[Capability] = &[Capability::Cpu, Capability::Int64, Capability::Subgroup];
 
 /// Reads a cache in `f16` with the device's own conversion.
-const F16: &[Capability] = &[Capability::F16];
+const F16: &[Capability] = &[Capability::F16Conversion];
 
 /// The same on a CPU.
-const NARROW_F16: &[Capability] = &[Capability::Cpu, Capability::F16];
+const NARROW_F16: &[Capability] = &[Capability::Cpu, Capability::F16Conversion];
 
 fn is_f16(shape: &AttentionShape) -> bool {
     shape.kv == KvFormat::F16

@@ -153,14 +153,14 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
             name: "f16_tiles",
             fits: is_short,
             key: |shape| KernelKey {
-                needs: &[Capability::F16],
+                needs: &[Capability::F16, Capability::F16Conversion],
                 ..short("mat_mat", shape).flag(ROUNDS_TO_F16, true)
             },
         },
         Variant {
             name: "f16",
             fits: |shape| reads_f16(shape.format),
-            key: |shape| KernelKey { needs: &[Capability::F16], ..baseline(shape) },
+            key: |shape| KernelKey { needs: &[Capability::F16Conversion], ..baseline(shape) },
         },
         Variant { name: "baseline", fits: |_| true, key: baseline },
     ],

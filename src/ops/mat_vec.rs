@@ -125,7 +125,10 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
     Variant {
         name: "f16",
         fits: |shape| reads_f16(shape.format),
-        key: |shape| KernelKey { needs: &[Capability::F16, Capability::Subgroup], ..baseline(shape) },
+        key: |shape| KernelKey {
+            needs: &[Capability::F16Conversion, Capability::Subgroup],
+            ..baseline(shape)
+        },
     },
     Variant {
         name: "subgroup_tall",

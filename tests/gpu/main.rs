@@ -74,11 +74,17 @@ fn disabled_capabilities_are_gone() {
     let key = KernelKey { needs: &[Capability::Subgroup], ..KernelKey::new("swiglu") };
     let error = FLOOR.kernel(&key).unwrap_err();
     assert_eq!((error.kind(), error.subject()), (ErrorKind::Shader, "swiglu"));
-    assert!("subgroups".parse::<Capabilities>().unwrap_err().to_string().contains("f16, subgroup"));
+    assert!(
+        "subgroups"
+            .parse::<Capabilities>()
+            .unwrap_err()
+            .to_string()
+            .contains("f16, f16_conversion, subgroup")
+    );
     let both = [Capability::CooperativeMatrix8, Capability::CooperativeMatrix16].into_iter().collect();
     assert_eq!("cooperative_matrix".parse::<Capabilities>().unwrap(), both);
-    let two = [Capability::Subgroup, Capability::F16].into_iter().collect();
-    assert_eq!("f16, subgroup".parse::<Capabilities>().unwrap(), two);
+    let three = [Capability::Subgroup, Capability::F16, Capability::F16Conversion].into_iter().collect();
+    assert_eq!("f16, subgroup".parse::<Capabilities>().unwrap(), three);
 }
 
 #[test]
