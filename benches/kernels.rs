@@ -16,7 +16,7 @@ use mistral_wgpu::{
     gpu::{Buffer, Gpu, GpuOptions, Recording},
     ops::*,
     quant::{FORMATS, Format},
-    tensor::{Activation, ActivationFormat, Q8Tensor, Tensor},
+    tensor::{Activation, ActivationFormat, Rounded, Tensor},
 };
 use pollster::block_on;
 
@@ -137,7 +137,7 @@ impl Bench {
                     each(&MAT_VEC, &self.gpu, &shape)
                 }
                 RowCount::Many { most, .. } => {
-                    let shape = MatMatShape { format, q8: true, most, experts: false };
+                    let shape = MatMatShape { format, rounded: true, most, experts: false };
                     each(&MAT_MAT, &self.gpu, &shape)
                 }
             };
@@ -147,13 +147,13 @@ impl Bench {
                 weight.fill_random(gpu, 1, 0.02)?;
                 let (x, y) =
                     (Tensor::zeros(gpu, "x", rows, inputs)?, Tensor::zeros(gpu, "y", rows, outputs)?);
-                let x_q8 = Q8Tensor::zeros(gpu, "x", rows, inputs)?;
+                let rounded = Rounded::zeros(gpu, "x", rows, inputs)?;
                 let counts: Buffer = gpu.upload("counts", &[rows, rows, 0, 0, 0])?;
                 let mut recording = Recording::default();
                 Matmul {
                     weight: &weight,
                     x: &x,
-                    x_q8: Some(&x_q8),
+                    rounded: Some(&rounded),
                     y: &y,
                     rows: count,
                     counts: &counts,

@@ -2,12 +2,12 @@
 import package::generated::{AttentionParams, HEADS, HEAD_DIM, Row, WORKGROUP};
 import package::attention_partial::{MASKED, partial_start};
 import package::float_pair::{Pair, floats};
-@if(q8) import package::quant::store::{store_block, store_blocks};
+@if(blocks) import package::quant::store::{store_block, store_blocks};
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;            // [rows]
 @group(0) @binding(2) var<storage, read> partials: array<Pair>;       // [partials, HEADS, PARTIAL / 2]
-@if(!q8) @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, stride]
+@if(!blocks) @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, stride]
 
 @if(!narrow)
 @compute @workgroup_size(WORKGROUP)
@@ -29,12 +29,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         // A row without any visible key, as the padding of a batch may be, gives zero.
         let result = select(0.0, value / sum, sum > 0.0);
         let head_start = workgroup.x * params.stride + head * HEAD_DIM;
-        @if(!q8)
+        @if(!blocks)
         if first + index < HEAD_DIM {
             y[head_start + dim] = result;
         }
         // Whole blocks, for HEAD_DIM is a multiple of 32.
-        @if(q8) store_blocks((head_start + first) / 32u, (head_start + HEAD_DIM) / 32u, index, result);
+        @if(blocks) store_blocks((head_start + first) / 32u, (head_start + HEAD_DIM) / 32u, index, result);
     }
 }
 

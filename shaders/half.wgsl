@@ -45,6 +45,18 @@ fn half_bits(value: f32) -> u32 {
     return ((bits >> 16u) & 0x8000u) | select(subnormal, normal, magnitude >= 0x38800000u);
 }
 
+// Two values in a word, infinity and NaN as such.
+fn short_bits(values: vec2f) -> u32 {
+    return short(values.x) | (short(values.y) << 16u);
+}
+
+fn short(value: f32) -> u32 {
+    let bits = bitcast<u32>(value);
+    let magnitude = bits & 0x7fffffffu;
+    let special = ((bits >> 16u) & 0x8000u) | select(0x7c00u, 0x7e00u, magnitude > 0x7f800000u);
+    return select(half_bits(value), special, magnitude >= 0x7f800000u);
+}
+
 // value / 2^shift to nearest, ties to even: 5 >> 1 is 2, 7 >> 1 is 4.
 fn rounding_shift(value: u32, shift: u32) -> u32 {
     let odd = (value >> shift) & 1u;

@@ -3,13 +3,15 @@
 import package::generated::{COLS, RANKS, WORKGROUP};
 import package::lora::{Quad, adapters_of, params, row_count, values};
 import package::reduce::Invocation;
-@if(q8) import package::quant::activations::BlockScale;
+@if(halves) import package::half::half_quad;
+@elif(blocks) import package::quant::activations::BlockScale;
 
-@group(0) @binding(3) var<storage, read> a: array<Quad>;                       // [adapters, parts, ranks, quads]
-@if(!q8) @group(0) @binding(4) var<storage, read> x: array<vec4f>;             // [rows, quads]
-@if(q8) @group(0) @binding(4) var<storage, read> x_codes: array<u32>;          // [rows, quads]
-@if(q8) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>;  // [rows, quads / 8]
-@group(0) @binding(6) var<storage, read_write> h: array<f32>;                  // [rows, adapters, parts, ranks]
+@group(0) @binding(3) var<storage, read> a: array<Quad>;                                     // [adapters, parts, ranks, quads]
+@if(halves) @group(0) @binding(4) var<storage, read> x: array<vec2u>;                        // [rows, quads] times four halves
+@elif(blocks) @group(0) @binding(4) var<storage, read> x_codes: array<u32>;                  // [rows, quads]
+@else @group(0) @binding(4) var<storage, read> x: array<vec4f>;                              // [rows, quads]
+@if(blocks && !halves) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, quads / 8]
+@group(0) @binding(6) var<storage, read_write> h: array<f32>;                                // [rows, adapters, parts, ranks]
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, RANKS>;
@@ -86,14 +88,19 @@ fn share(sums: ptr<function, Sums>, invocation: Invocation) -> u32 {
     return WORKGROUP;
 }
 
-@if(!q8)
+@if(halves)
 fn x_quad(at: u32) -> vec4f {
-    return x[at];
+    return half_quad(x[at]);
 }
 
 // The word 0x0000fe01 is 1, -2, 0, 0, times the scale of its block of 8 words.
-@if(q8)
+@elif(blocks)
 fn x_quad(at: u32) -> vec4f {
     let bytes = vec4u(x_codes[at]) << vec4u(24u, 16u, 8u, 0u);
     return x_scales[at / 8u].scale * vec4f(bitcast<vec4i>(bytes) >> vec4u(24u));
+}
+
+@else
+fn x_quad(at: u32) -> vec4f {
+    return x[at];
 }

@@ -1,8 +1,8 @@
 // y = x · weightᵀ for COLS rows of x; with `experts`, for the rows of each expert, COLS at a time. A workgroup computes ROWS outputs of each; its invocations share
 // out the weight rows and then add up their sums. Neighbouring invocations read neighbouring quads. With `words` they read
 // neighbouring words of codes, two quads each, whose products are summed before they are scaled; in subgroups, four of
-// them share the work on a block's scales. With `integer` they read neighbouring blocks: then both factors are integer codes, whose
-// products are summed exactly.
+// them share the work on a block's scales. With `halves` x is there in 16 bits. With `integer` they read neighbouring blocks: then both
+// factors are integer codes, whose products are summed exactly.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
@@ -10,6 +10,7 @@
 // With `normed`, rows of x are still to be divided by the root of their mean square: see epilogue/rms_norm.
 import package::epilogue::{UNIT, finish};
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
+@if(halves) import package::half::half_quad;
 import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x_row};
 import package::quant::activations::{BlockScale, Parts, dot_block, parts_of};
 import package::quant::scales::weight_scale;
@@ -18,6 +19,7 @@ import package::weight::{DOTS, WeightScale, code_values, code_words, weight_code
 
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<vec4u>;       // [rows, blocks, 2]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<BlockScale>; // [rows, blocks]
+@elif(halves) @group(0) @binding(3) var<storage, read> x: array<vec2u>;            // [rows, blocks * QUADS] times four halves
 @else @group(0) @binding(3) var<storage, read> x: array<vec4f>;                    // [rows, blocks * QUADS], then squares if normed
 
 // What an invocation takes of a block at once: all of it, two of its quads, or one.
@@ -128,12 +130,41 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, word: u32) {
         codes[row] = code_words(block_of(task, first + row, block), j);
     }
     let scales = scales_of(task, first, word);
+    add_word(sums, task, block * QUADS + j, codes, scales);
+}
+
+// Quad 21 is quad 5 of block 2.
+@else
+fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, quad: u32) {
+    var quads: array<vec4f, COLS>;
+    for (var col = 0u; col < COLS; col++) {
+        quads[col] = x_quad(task, col, quad);
+    }
+    for (var row = 0u; row < ROWS; row++) {
+        let at = block_of(task, first + row, quad / QUADS);
+        let w = weight_quad(at, quad % QUADS, weight_scale(at));
+        for (var col = 0u; col < COLS; col++) {
+            (*sums)[row][col] = add_dot((*sums)[row][col], w, quads[col]);
+        }
+    }
+}
+
+// Products of a word of each row with quads `quad` and `quad` + PARTS of x. Either the weights or the activations wait in
+// registers for the others: the fewer, with `many_cols` the weights.
+@if(words && !many_cols)
+fn add_word(
+    sums: ptr<function, Sums>,
+    task: Task,
+    quad: u32,
+    codes: array<vec2u, ROWS>,
+    scales: array<WeightScale, ROWS>,
+) {
     var dots: array<array<array<f32, DOTS>, COLS>, ROWS>;
     var x_sums: array<f32, COLS>;
     for (var half = 0u; half < 2u; half++) {
         var quads: array<vec4f, COLS>;
         for (var col = 0u; col < COLS; col++) {
-            quads[col] = x[(x_row(task, col) * params.blocks + block) * QUADS + half * PARTS + j];
+            quads[col] = x_quad(task, col, quad + half * PARTS);
             x_sums[col] = add_dot(x_sums[col], vec4f(1.0), quads[col]);
         }
         for (var row = 0u; row < ROWS; row++) {
@@ -151,20 +182,38 @@ fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, word: u32) {
     }
 }
 
-// Quad 21 is quad 5 of block 2.
-@else
-fn add_part(sums: ptr<function, Sums>, task: Task, first: u32, quad: u32) {
-    var quads: array<vec4f, COLS>;
-    for (var col = 0u; col < COLS; col++) {
-        quads[col] = x[x_row(task, col) * params.blocks * QUADS + quad];
-    }
+@if(words && many_cols)
+fn add_word(
+    sums: ptr<function, Sums>,
+    task: Task,
+    quad: u32,
+    codes: array<vec2u, ROWS>,
+    scales: array<WeightScale, ROWS>,
+) {
+    var weights: array<array<vec4f, 2>, ROWS>;
     for (var row = 0u; row < ROWS; row++) {
-        let at = block_of(task, first + row, quad / QUADS);
-        let w = weight_quad(at, quad % QUADS, weight_scale(at));
-        for (var col = 0u; col < COLS; col++) {
-            (*sums)[row][col] = add_dot((*sums)[row][col], w, quads[col]);
+        weights[row] = array(code_values(codes[row].x), code_values(codes[row].y));
+    }
+    for (var col = 0u; col < COLS; col++) {
+        let low = x_quad(task, col, quad);
+        let high = x_quad(task, col, quad + PARTS);
+        let x_sum = add_dot(add_dot(0.0, vec4f(1.0), low), vec4f(1.0), high);
+        for (var row = 0u; row < ROWS; row++) {
+            let dot = add_dot(0.0, weights[row][0], low);
+            let together = vec2f(add_dot(dot, weights[row][1], high), 0.0);
+            let apart = vec2f(dot, add_dot(0.0, weights[row][1], high));
+            let dots = select(together, apart, DOTS == 2u);
+            (*sums)[row][col] += weight_dot(scales[row], dots, x_sum);
         }
     }
+}
+
+// A quad of row `col` of x.
+@if(!integer)
+fn x_quad(task: Task, col: u32, quad: u32) -> vec4f {
+    let at = x_row(task, col) * params.blocks * QUADS + quad;
+    @if(halves) return half_quad(x[at]);
+    @else return x[at];
 }
 
 // What the weights of a word's block have in common, of each row. Four neighbours have words of the same block: each takes every

@@ -1,4 +1,4 @@
-// Activations to blocks of 8-bit codes, one row for each workgroup.x.
+// Activations as quant/store stores them, one row for each workgroup.x.
 import package::generated::{QuantizeParams, WORKGROUP};
 import package::quant::store::store_blocks;
 

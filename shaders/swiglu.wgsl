@@ -1,24 +1,24 @@
 // y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), one row for each workgroup.x and z.
 import package::generated::{SwigluParams, WORKGROUP};
 import package::float_pair::{Pair, floats};
-@if(q8) import package::quant::store::{store_block, store_blocks};
+@if(blocks) import package::quant::store::{store_block, store_blocks};
 import package::silu::silu;
 
 @group(0) @binding(0) var<uniform> params: SwigluParams;
 @group(0) @binding(1) var<storage, read> gate_up: array<Pair>; // [rows, stride / 2]: gate and up of each column
-@if(!q8) @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [rows, y_stride]
+@if(!blocks) @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [rows, y_stride]
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) index: u32) {
     let row = workgroup.x * params.per_row + workgroup.z;
     let first = workgroup.y * WORKGROUP;
-    @if(!q8)
+    @if(!blocks)
     if first + index < params.cols {
         y[row * params.y_stride + first + index] = gated(row, first + index);
     }
     let first_block = row * params.y_stride / 32u;
     let blocks = params.y_stride / 32u;
-    @if(q8 && narrow) {
+    @if(blocks && narrow) {
         let block = first + index;
         if block < blocks {
             var values: array<vec4f, 8>;
@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
             store_block(first_block + block, values);
         }
     }
-    @if(q8 && !narrow)
+    @if(blocks && !narrow)
     store_blocks(first_block + first / 32u, first_block + blocks, index, gated(row, first + index));
 }
 

@@ -2,9 +2,10 @@
 
 use crate::{
     Result,
-    gpu::{Buffer, Gpu},
+    gpu::{Buffer, Gpu, KernelKey},
     quant::BLOCK,
 };
+use half::f16;
 
 /// A matrix of `f32` on the device, `[rows, cols]`, row-major.
 ///
@@ -107,6 +108,48 @@ impl Q8Tensor {
     }
 }
 
+/// A matrix of activations in 16-bit floats, `[rows, cols]`: half the bytes for products of few rows to read. What is finite and
+/// beyond 65504 counts as that.
+#[derive(Debug, Clone)]
+pub struct F16Tensor {
+    /// `[rows, stride / 2]` words of two values each.
+    pub buffer: Buffer,
+    /// Rows that fit.
+    pub rows: u32,
+    /// Columns that mean something; the rest of a block is zero.
+    pub cols: u32,
+}
+
+impl F16Tensor {
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn zeros(gpu: &Gpu, label: &str, rows: u32, cols: u32) -> Result<Self> {
+        let bytes = Self::bytes(rows.into(), cols.into());
+        Ok(Self { buffer: gpu.allocate(label, bytes)?, rows, cols })
+    }
+
+    /// Bytes of a tensor.
+    pub fn bytes(rows: u64, cols: u64) -> u64 {
+        rows * cols.next_multiple_of(BLOCK as u64) * 2
+    }
+
+    /// The values of the first `rows` rows, `[rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub async fn download(&self, gpu: &Gpu, rows: u32) -> Result<Vec<f32>> {
+        let (stride, cols) = (stride(self.cols) as usize, self.cols as usize);
+        let values = gpu.download::<f16>(std::slice::from_ref(&self.buffer)).await?.remove(0);
+        let rows = values.chunks_exact(stride).take(rows as usize);
+        Ok(rows.flat_map(|row| &row[..cols]).map(|value| value.to_f32()).collect())
+    }
+}
+
+/// Flag of kernels that read or write [`F16Tensor`].
+pub(crate) const HALVES: &str = "halves";
+
 /// How activations are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ActivationFormat {
@@ -114,6 +157,47 @@ pub enum ActivationFormat {
     F32,
     /// [`Q8Tensor`].
     Q8,
+    /// [`F16Tensor`].
+    F16,
+}
+
+impl ActivationFormat {
+    /// All formats.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Q8, Self::F16];
+
+    /// What a shader is told of the format that it reads or writes.
+    pub(crate) fn specialise(self, key: KernelKey) -> KernelKey {
+        key.flag("blocks", self != Self::F32).flag(HALVES, self == Self::F16)
+    }
+}
+
+/// Room for a matrix of activations in each of the formats that round them.
+#[derive(Debug)]
+pub struct Rounded {
+    /// For kernels that multiply integers.
+    pub q8: Q8Tensor,
+    /// For kernels of few rows.
+    pub f16: F16Tensor,
+}
+
+impl Rounded {
+    /// Tensors of zeros.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn zeros(gpu: &Gpu, label: &str, rows: u32, cols: u32) -> Result<Self> {
+        let q8 = Q8Tensor::zeros(gpu, label, rows, cols)?;
+        Ok(Self { q8, f16: F16Tensor::zeros(gpu, label, rows, cols)? })
+    }
+
+    /// That of `format`; of `f32`, `exact`.
+    pub fn activation<'a>(&'a self, format: ActivationFormat, exact: &'a Tensor) -> Activation<'a> {
+        match format {
+            ActivationFormat::F32 => Activation::F32(exact),
+            ActivationFormat::Q8 => Activation::Q8(&self.q8),
+            ActivationFormat::F16 => Activation::F16(&self.f16),
+        }
+    }
 }
 
 /// Activations as an operation writes them, or a product reads them.
@@ -123,6 +207,8 @@ pub enum Activation<'a> {
     F32(&'a Tensor),
     /// In blocks of 8-bit codes.
     Q8(&'a Q8Tensor),
+    /// In 16-bit floats.
+    F16(&'a F16Tensor),
 }
 
 impl<'a> Activation<'a> {
@@ -131,6 +217,7 @@ impl<'a> Activation<'a> {
         match self {
             Self::F32(_) => ActivationFormat::F32,
             Self::Q8(_) => ActivationFormat::Q8,
+            Self::F16(_) => ActivationFormat::F16,
         }
     }
 
@@ -139,6 +226,7 @@ impl<'a> Activation<'a> {
         match self {
             Self::F32(tensor) => tensor.rows,
             Self::Q8(tensor) => tensor.rows,
+            Self::F16(tensor) => tensor.rows,
         }
     }
 
@@ -147,6 +235,7 @@ impl<'a> Activation<'a> {
         match self {
             Self::F32(tensor) => tensor.cols,
             Self::Q8(tensor) => tensor.cols,
+            Self::F16(tensor) => tensor.cols,
         }
     }
 
@@ -155,11 +244,24 @@ impl<'a> Activation<'a> {
         stride(self.cols())
     }
 
+    /// The values of the first `rows` rows, `[rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub async fn download(self, gpu: &Gpu, rows: u32) -> Result<Vec<f32>> {
+        match self {
+            Self::F32(tensor) => tensor.download(gpu, rows).await,
+            Self::Q8(tensor) => tensor.download(gpu, rows).await,
+            Self::F16(tensor) => tensor.download(gpu, rows).await,
+        }
+    }
+
     /// The buffers that a kernel reads.
     pub(crate) fn inputs(self) -> impl Iterator<Item = (&'static str, &'a Buffer)> {
         let (first, second) = match self {
             Self::F32(tensor) => (("x", &tensor.buffer), None),
             Self::Q8(tensor) => (("x_codes", &tensor.codes), Some(("x_scales", &tensor.scales))),
+            Self::F16(tensor) => (("x", &tensor.buffer), None),
         };
         [first].into_iter().chain(second)
     }
@@ -169,6 +271,7 @@ impl<'a> Activation<'a> {
         let (first, second) = match self {
             Self::F32(tensor) => (("y", &tensor.buffer), None),
             Self::Q8(tensor) => (("y_codes", &tensor.codes), Some(("y_scales", &tensor.scales))),
+            Self::F16(tensor) => (("y_halves", &tensor.buffer), None),
         };
         [first].into_iter().chain(second)
     }

@@ -162,7 +162,7 @@ impl Changed<'_> {
 }
 
 fn coarse(key: &KernelKey) -> bool {
-    key.needs.contains(&Capability::Integer) || !key.flags.is_empty()
+    key.needs.contains(&Capability::Integer) || rounds_to_f16(key) || key.flags.contains(&"halves")
 }
 
 /// Every runnable variant of an operation with the usual formats, and the first of the table with those that stand for the
@@ -193,7 +193,7 @@ fn mat_vec_agrees() {
 
 #[test]
 fn mat_mat_agrees() {
-    variants(&MAT_MAT, false, |format| MatMatShape { format, q8: true, most: u32::MAX, experts: false });
+    variants(&MAT_MAT, false, |format| MatMatShape { format, rounded: true, most: u32::MAX, experts: false });
 }
 
 /// Every runnable variant of attention with every format of keys and values.

@@ -3,7 +3,8 @@
 
 mod device;
 
-use device::{FLOOR, GPU, assert_codes, difference, download, largest, noise};
+use device::{FLOOR, GPU, assert_codes, assert_halves, assert_rounded, difference, download, largest, noise};
+use half::f16;
 use mistral_wgpu::{
     gpu::*,
     ops::*,
@@ -196,13 +197,13 @@ fn swiglu() {
             }
             assert_eq!(found[3 * cols..], vec![0.0; cols], "rows beyond the batch");
 
-            let codes = Q8Tensor::zeros(gpu, "codes", 4, cols as u32).unwrap();
+            let rounded = Rounded::zeros(gpu, "rounded", 4, cols as u32).unwrap();
             replay(gpu, 3, |recording| {
-                Swiglu { gate_up: &gate_up, y: Activation::Q8(&codes), per_row: 1 }
-                    .record(gpu, recording)
-                    .unwrap();
+                for y in [Activation::Q8(&rounded.q8), Activation::F16(&rounded.f16)] {
+                    Swiglu { gate_up: &gate_up, y, per_row: 1 }.record(gpu, recording).unwrap();
+                }
             });
-            assert_codes(gpu, &codes, &found);
+            assert_rounded(gpu, &rounded, &found);
         }
     }
 }
@@ -234,11 +235,11 @@ fn gather_columns() {
         for gpu in [&*GPU, &*FLOOR] {
             let x = Tensor::from_values(gpu, "x", &values, cols as u32).unwrap();
             let y = Tensor::zeros(gpu, "y", 4, cols as u32).unwrap();
-            let codes = Q8Tensor::zeros(gpu, "codes", 4, cols as u32).unwrap();
+            let rounded = Rounded::zeros(gpu, "rounded", 4, cols as u32).unwrap();
             let indices = &gpu.upload("indices", &indices).unwrap();
             for rows in [RowCount::Few(3), RowCount::many(0, 3)] {
                 replay(gpu, 3, |recording| {
-                    for y in [Activation::F32(&y), Activation::Q8(&codes)] {
+                    for y in ActivationFormat::ALL.map(|format| rounded.activation(format, &y)) {
                         let gather = Gather { x: &x, axis: Axis::Cols, indices, y, rows, per_row: 1 };
                         gather.record(gpu, recording).unwrap();
                     }
@@ -246,7 +247,7 @@ fn gather_columns() {
                 let found = download(gpu, &y, 4);
                 assert_eq!(found[..3 * cols], expected);
                 assert_eq!(found[3 * cols..], vec![0.0; cols], "rows beyond the batch");
-                assert_codes(gpu, &codes, &expected);
+                assert_rounded(gpu, &rounded, &expected);
             }
         }
     }
@@ -263,7 +264,7 @@ fn rms_norm() {
         x.iter_mut().enumerate().for_each(|(index, value)| *value *= scales[index / cols]);
         let (delta, weight) = (noise(4, ROWS * cols), noise(5, cols));
         for (residual, gather) in [(false, false), (true, false), (false, true), (true, true)] {
-            for format in [ActivationFormat::F32, ActivationFormat::Q8] {
+            for format in ActivationFormat::ALL {
                 let shape = RmsNormShape { residual, gather, format };
                 for gpu in [&*GPU, &*FLOOR] {
                     for variant in RMS_NORM.runnable(gpu, &shape) {
@@ -289,20 +290,18 @@ fn check_rms_norm(gpu: &Gpu, shape: RmsNormShape, cols: usize, values: (&[f32], 
     let delta = Tensor::from_values(gpu, "delta", delta, cols as u32).unwrap();
     let weight = Tensor::from_values(gpu, "weight", weight, cols as u32).unwrap();
     let y = Tensor::zeros(gpu, "y", rows as u32, cols as u32).unwrap();
-    let codes = Q8Tensor::zeros(gpu, "codes", rows as u32, cols as u32).unwrap();
+    let rounded = Rounded::zeros(gpu, "rounded", rows as u32, cols as u32).unwrap();
     let row_ids = gpu.upload("row_ids", &chosen).unwrap();
     let mut recording = Recording::default();
     let (delta, row_ids) = (shape.residual.then_some(&delta), shape.gather.then_some(&row_ids));
-    let result = match shape.format {
-        ActivationFormat::F32 => Activation::F32(&y),
-        ActivationFormat::Q8 => Activation::Q8(&codes),
-    };
+    let result = rounded.activation(shape.format, &y);
     RmsNorm { x: &x, delta, weight: &weight, y: result, row_ids, eps }.record(gpu, &mut recording).unwrap();
     gpu.replay(&recording, &[rows as u64, chosen.len() as u64, 0], None).unwrap();
 
     let expected = pick(&normed);
     match shape.format {
-        ActivationFormat::Q8 => assert_codes(gpu, &codes, &expected),
+        ActivationFormat::Q8 => assert_codes(gpu, &rounded.q8, &expected),
+        ActivationFormat::F16 => assert_halves(gpu, &rounded.f16, &expected),
         ActivationFormat::F32 => {
             let found = download(gpu, &y, chosen.len());
             for (row, (found, expected)) in found.chunks(cols).zip(expected.chunks(cols)).enumerate() {
@@ -333,7 +332,7 @@ fn quantized_activations() {
     for rows in [RowCount::Few(5), RowCount::many(1, 5)] {
         let q8 = Q8Tensor::zeros(&GPU, "q8", 5, cols as u32).unwrap();
         let mut recording = Recording::default();
-        Quantize { x: &x, q8: &q8, rows }.record(&GPU, &mut recording).unwrap();
+        Quantize { x: &x, y: Activation::Q8(&q8), rows }.record(&GPU, &mut recording).unwrap();
         GPU.replay(&recording, &[0, 5], None).unwrap();
         let found = pollster::block_on(q8.download(&GPU, 5)).unwrap();
         for (row, (found, values)) in found.chunks(cols).zip(values.chunks(cols)).enumerate() {
@@ -358,5 +357,40 @@ fn quantized_activations() {
             assert_eq!(codes.iter().map(|code| i32::from(*code)).sum::<i32>(), *sum as i32);
         }
         assert!(codes.chunks(96).all(|row| row[cols..].iter().all(|code| *code == 0)), "padding");
+    }
+}
+
+/// To the nearest of 16 bits, even at ties, as far as there are such; what is beyond stays finite, and padding zero.
+#[test]
+fn activations_of_16_bits() {
+    let (rows, cols) = (3, 68);
+    let mut values = noise(1, rows * cols);
+    values[cols..2 * cols].iter_mut().for_each(|value| *value *= 1e-5);
+    let [one, step] = [1.0, f32::EPSILON * 8192.0];
+    let ties = [one + 0.5 * step, one + 1.5 * step, one + 0.5001 * step, -one - 0.5 * step];
+    let edges =
+        [65519.0, 65520.0, -1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0, 2f32.powi(-25), 1e-40];
+    values[2 * cols..][..4].copy_from_slice(&ties);
+    values[2 * cols + 4..][..9].copy_from_slice(&edges);
+    for gpu in [&*GPU, &*FLOOR] {
+        let x = Tensor::from_values(gpu, "x", &values, cols as u32).unwrap();
+        let y = F16Tensor::zeros(gpu, "y", rows as u32, cols as u32).unwrap();
+        replay(gpu, rows, |recording| {
+            let rows = RowCount::Few(rows as u32);
+            Quantize { x: &x, y: Activation::F16(&y), rows }.record(gpu, recording).unwrap();
+        });
+        let found =
+            pollster::block_on(gpu.download::<f16>(std::slice::from_ref(&y.buffer))).unwrap().remove(0);
+        for (found, values) in found.chunks(96).zip(values.chunks(cols)) {
+            for (found, value) in found.iter().zip(values) {
+                let expected =
+                    f16::from_f32(if value.is_finite() { value.clamp(-65504.0, 65504.0) } else { *value });
+                assert!(
+                    found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
+                    "{value}: {found}"
+                );
+            }
+            assert!(found[cols..].iter().all(|value| value.to_bits() == 0), "padding");
+        }
     }
 }

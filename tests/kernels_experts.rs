@@ -2,13 +2,13 @@
 
 mod device;
 
-use device::{FLOOR, GPU, assert_codes, difference, download, largest, noise, stands_for_others};
+use device::{FLOOR, GPU, assert_rounded, difference, download, largest, noise, stands_for_others};
 use mistral_wgpu::{
     gpu::*,
     ops::*,
     quant::{FORMATS, Format, Matrix},
     reference::{self, choose_experts, order_by_expert},
-    tensor::{Activation, Q8Tensor, Tensor},
+    tensor::{ActivationFormat, Rounded, Tensor},
 };
 use pollster::block_on;
 
@@ -108,10 +108,10 @@ fn gather_and_sum() {
             let values = noise(7, rows * cols);
             let x = Tensor::from_values(gpu, "x", &values, cols as u32).unwrap();
             let y = Tensor::zeros(gpu, "y", 2 * rows as u32, cols as u32).unwrap();
-            let codes = Q8Tensor::zeros(gpu, "codes", 2 * rows as u32, cols as u32).unwrap();
+            let rounded = Rounded::zeros(gpu, "rounded", 2 * rows as u32, cols as u32).unwrap();
             let sum = Tensor::zeros(gpu, "sum", rows as u32, cols as u32).unwrap();
             let mut recording = Recording::default();
-            for y in [Activation::F32(&y), Activation::Q8(&codes)] {
+            for y in ActivationFormat::ALL.map(|format| rounded.activation(format, &y)) {
                 let (axis, indices, rows) = (Axis::Rows, &routes.sources, RowCount::many(0, rows as u32));
                 Gather { x: &x, axis, indices, y, rows, per_row: 2 }.record(gpu, &mut recording).unwrap();
             }
@@ -121,7 +121,7 @@ fn gather_and_sum() {
             let gathered: Vec<f32> =
                 order.iter().flat_map(|choice| &values[choice / 2 * cols..][..cols]).copied().collect();
             assert_eq!(download(gpu, &y, 2 * rows), gathered);
-            assert_codes(gpu, &codes, &gathered);
+            assert_rounded(gpu, &rounded, &gathered);
             // In the order of the choices, every row comes as often as it has experts.
             let outputs: Vec<f32> =
                 (0..2 * rows).flat_map(|choice| &values[choice / 2 * cols..][..cols]).copied().collect();
@@ -153,7 +153,7 @@ fn products(
     let routes = routed(gpu, shape, logits);
     let input = Tensor::from_values(gpu, "x", x, weight.cols).unwrap();
     let pairs = Tensor::zeros(gpu, "pairs", 2 * count, weight.cols).unwrap();
-    let codes = Q8Tensor::zeros(gpu, "codes", 2 * count, weight.cols).unwrap();
+    let rounded = Rounded::zeros(gpu, "rounded", 2 * count, weight.cols).unwrap();
     let untouched = vec![f32::NAN; 2 * count as usize * outputs];
     let y = Tensor::from_values(gpu, "y", &untouched, weight.rows).unwrap();
     let counts = gpu.upload("counts", &[count]).unwrap();
@@ -161,7 +161,7 @@ fn products(
     let matmul = Matmul {
         weight,
         x: &pairs,
-        x_q8: Some(&codes),
+        rounded: Some(&rounded),
         y: &y,
         rows,
         counts: &counts,
@@ -174,11 +174,7 @@ fn products(
     matmul.record(gpu, &mut recording).unwrap();
     gpu.replay(&recording, &[count.into()], None).unwrap();
 
-    let read = match read {
-        Activation::F32(x) => block_on(x.download(gpu, 2 * count)),
-        Activation::Q8(x) => block_on(x.download(gpu, 2 * count)),
-    };
-    let read = read.unwrap();
+    let read = block_on(read.download(gpu, 2 * count)).unwrap();
     let choices = choose_experts(logits, experts, 2);
     let order = order_by_expert(&choices);
     let weights: Vec<Vec<f32>> = (0..matrix.rows).map(|row| matrix.row(row)).collect();
@@ -259,7 +255,7 @@ fn many_rows() {
     let rows = [9, 100].map(|rows| (rows, RowCount::many(0, rows)));
     let shape = |format, rows| {
         let RowCount::Many { most, .. } = rows else { panic!("{rows:?}") };
-        MatMatShape { format, q8: true, most, experts: true }
+        MatMatShape { format, rounded: true, most, experts: true }
     };
     for gpu in [&*GPU, &*FLOOR] {
         check(gpu, &MAT_MAT, shape, &rows, bound);

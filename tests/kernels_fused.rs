@@ -26,7 +26,9 @@ static FLOOR: LazyLock<Gpu> = LazyLock::new(|| {
 fn each(check: impl Fn(&Gpu, &'static Format, &str)) {
     for gpu in [&*GPU, &*FLOOR] {
         for format in ["f32", "f16", "q8_0", "q4_k"].map(|name| by_name(name).unwrap()) {
-            for variant in MAT_VEC.runnable(gpu, &MatVecShape { q8: false, ..MatVecShape::new(format, 1) }) {
+            for variant in
+                MAT_VEC.runnable(gpu, &MatVecShape { rounded: false, ..MatVecShape::new(format, 1) })
+            {
                 check(&MAT_VEC.only(gpu, variant), format, variant.name);
             }
         }
@@ -43,7 +45,7 @@ fn product(gpu: &Gpu, matrix: &Matrix, x: &Tensor, y: &Tensor, count: u32, fused
     let counts = gpu.upload("counts", &[count]).unwrap();
     let rows = RowCount::Few(count);
     let (weight, counts) = (&weight, &counts);
-    let matmul = Matmul { weight, x, x_q8: None, y, rows, counts, experts: None, label: "test" };
+    let matmul = Matmul { weight, x, rounded: None, y, rows, counts, experts: None, label: "test" };
     if let Some(epilogue) = &fused.epilogue {
         assert!(matmul.fuses(gpu, epilogue).unwrap());
     }
@@ -208,7 +210,7 @@ fn what_is_not_fused() {
     let (x, y, half, counts) = (tensor(64), tensor(64), tensor(32), gpu.upload("counts", &[8u32]).unwrap());
     let codes = Q8Tensor::zeros(gpu, "codes", 8, 32).unwrap();
     let (x, y, counts, label, rows) = (&x, &y, &counts, "test", RowCount::Few(8));
-    let matmul = Matmul { weight, x, x_q8: None, y, rows, counts, experts: None, label };
+    let matmul = Matmul { weight, x, rounded: None, y, rows, counts, experts: None, label };
     let swiglu = |y| Epilogue::Swiglu(Swiglu { gate_up: matmul.y, y, per_row: 1 });
     let whole = swiglu(Activation::F32(&half));
     assert!(matmul.fuses(gpu, &whole).unwrap());

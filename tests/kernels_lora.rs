@@ -8,7 +8,7 @@ use mistral_wgpu::{
     gpu::{Gpu, Recording},
     ops::*,
     reference,
-    tensor::{Activation, Q8Tensor, Tensor},
+    tensor::{ActivationFormat, Rounded, Tensor},
 };
 
 /// A product of `inputs` for `parts`, with as many adapters of `ranks` ranks as there are `targets` for: the parts
@@ -37,7 +37,14 @@ impl Product {
     }
 
     /// Runs the product for rows of a batch with these adapters and compares each row with the reference.
-    fn check(&self, gpu: &Gpu, adapters: &[u32], chosen: Option<&[u32]>, count: RowCount, q8: bool) {
+    fn check(
+        &self,
+        gpu: &Gpu,
+        adapters: &[u32],
+        chosen: Option<&[u32]>,
+        count: RowCount,
+        format: ActivationFormat,
+    ) {
         let (parts, outputs) = (self.parts.count() as usize, self.parts.outputs() as usize);
         let stride = self.inputs.next_multiple_of(32);
         let all: Vec<u32> = (0..adapters.len() as u32).collect();
@@ -89,17 +96,15 @@ impl Product {
         let factors = LoraFactors::new(gpu, [&a, &b], count_of as u32, targets, self.parts).unwrap();
         assert_eq!(factors.format(), self.format);
         let x = Tensor::from_values(gpu, "x", &x, self.inputs as u32).unwrap();
-        let codes = Q8Tensor::zeros(gpu, "codes", x.rows, x.cols).unwrap();
+        let rounded = Rounded::zeros(gpu, "rounded", x.rows, x.cols).unwrap();
         let y = Tensor::from_values(gpu, "y", &y, outputs as u32).unwrap();
         let h = gpu.upload("h", &vec![f32::NAN; rows * factors.all_ranks() as usize]).unwrap();
         let row = |adapters: &u32| Row { adapters: *adapters, ..bytemuck::Zeroable::zeroed() };
         let table = gpu.upload("rows", &adapters.iter().map(row).collect::<Vec<_>>()).unwrap();
         let row_ids = chosen.map(|chosen| gpu.upload("row ids", chosen).unwrap());
         let mut recording = Recording::default();
-        let stored = if q8 { Activation::Q8(&codes) } else { Activation::F32(&x) };
-        if q8 {
-            Quantize { x: &x, q8: &codes, rows: count }.record(gpu, &mut recording).unwrap();
-        }
+        let stored = rounded.activation(format, &x);
+        Quantize { x: &x, y: stored, rows: count }.record(gpu, &mut recording).unwrap();
         let (row_ids, counts) = (row_ids.as_ref(), gpu.upload("counts", &[rows as u32; 2]).unwrap());
         Lora { factors: &factors, x: stored, h: &h, y: &y, rows: &table, row_ids, count, counts: &counts }
             .record(gpu, &mut recording)
@@ -160,14 +165,14 @@ fn adapters_add_what_the_reference_says() {
     ];
     for gpu in [&*GPU, &*FLOOR] {
         for product in &products {
-            for q8 in [false, true] {
-                product.check(gpu, &[1], None, RowCount::Few(1), q8);
-                product.check(gpu, &[0, 3, 1, 2, 0, 31, 16, 5], None, RowCount::Few(8), q8);
+            for format in ActivationFormat::ALL {
+                product.check(gpu, &[1], None, RowCount::Few(1), format);
+                product.check(gpu, &[0, 3, 1, 2, 0, 31, 16, 5], None, RowCount::Few(8), format);
                 let many: Vec<u32> = (0..21).map(|row| row * 7 % 32).collect();
-                product.check(gpu, &many, None, RowCount::many(count::ROWS, 21), q8);
+                product.check(gpu, &many, None, RowCount::many(count::ROWS, 21), format);
                 let chosen = [20, 3, 4];
-                product.check(gpu, &many, Some(&chosen), RowCount::Few(3), q8);
-                product.check(gpu, &many, Some(&chosen), RowCount::many(count::LOGIT_ROWS, 3), q8);
+                product.check(gpu, &many, Some(&chosen), RowCount::Few(3), format);
+                product.check(gpu, &many, Some(&chosen), RowCount::many(count::LOGIT_ROWS, 3), format);
             }
         }
     }

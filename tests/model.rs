@@ -13,7 +13,7 @@ use mistral_wgpu::{
     checkpoint::Checkpoint,
     gpu::{Capability, Gpu, GpuOptions},
     model::{AdapterSet, Chunk, LogitRows, Model, ModelConfig, ModelOptions, Weights, check},
-    ops::KvFormat,
+    ops::{KvFormat, MAT_VEC},
     quant::by_name,
 };
 use pollster::block_on;
@@ -109,11 +109,20 @@ fn greedy_text_is_that_of_transformers() {
 }
 
 /// Dispatches when one token is decoded, 300 tokens into a text: by formats of weights and of the cache, with what is
-/// switched off.
-fn dispatches(format: &str, kv_format: KvFormat, disable: &[Capability]) -> (u64, u64) {
+/// switched off, and products by the variant of a name if there is one.
+fn dispatches(
+    format: &str,
+    kv_format: KvFormat,
+    disable: &[Capability],
+    variant: Option<&str>,
+) -> (u64, u64) {
     // A device of its own, for all that others do on it is counted.
     let disable = disable.iter().copied().collect();
-    let gpu = &block_on(Gpu::open(&GpuOptions { disable, ..Default::default() })).unwrap();
+    let mut gpu = block_on(Gpu::open(&GpuOptions { disable, ..Default::default() })).unwrap();
+    if let Some(variant) = MAT_VEC.variants.iter().find(|other| Some(other.name) == variant) {
+        gpu = MAT_VEC.only(&gpu, variant);
+    }
+    let gpu = &gpu;
     let config = ModelConfig::synthetic("demo").unwrap();
     let weights = Weights::random(gpu, &config, by_name(format).unwrap(), 1).unwrap();
     let blocks = config.num_hidden_layers as u64;
@@ -132,15 +141,19 @@ fn dispatches(format: &str, kv_format: KvFormat, disable: &[Capability]) -> (u64
 fn a_block_takes_few_dispatches() {
     // Products, and two steps of attention. Beside the blocks: embedding, norm and output projection; the first block's
     // norm has no product before it, and the last product none of a block after it.
-    let (found, blocks) = dispatches("f16", KvFormat::F16, &[]);
+    let (found, blocks) = dispatches("f16", KvFormat::F16, &[], None);
     assert_eq!(found, 6 * blocks + 4, "floats");
-    let (found, _) = dispatches("f16", KvFormat::Q8_0, &[]);
+    let (found, _) = dispatches("f16", KvFormat::Q8_0, &[], None);
     assert_eq!(found, 7 * blocks + 4, "floats, blocks of keys and values are more than a pair");
     // Without subgroups, the likeliest product multiplies integers on every device.
     for disable in [[Capability::Subgroup].as_slice(), &[Capability::Subgroup, Capability::Fused]] {
-        let (found, _) = dispatches("q4_0", KvFormat::F16, disable);
+        let (found, _) = dispatches("q4_0", KvFormat::F16, disable, None);
         assert_eq!(found, 10 * blocks + 3, "integers");
     }
-    let (found, _) = dispatches("f16", KvFormat::F16, &[Capability::Fused]);
+    let (found, _) = dispatches("f16", KvFormat::F16, &[Capability::Fused], None);
     assert_eq!(found, 10 * blocks + 3, "nothing fused");
+    if GPU.capabilities().has(&[Capability::F16Conversion, Capability::Subgroup]) {
+        let (found, _) = dispatches("q4_0", KvFormat::F16, &[], Some("f16_activations"));
+        assert_eq!(found, 9 * blocks + 3, "activations in 16 bits");
+    }
 }

@@ -1,9 +1,11 @@
-// Results as blocks of 8-bit codes.
+// Results in blocks of 32: of 8-bit codes or, with `halves`, of 16-bit floats.
 import package::generated::WORKGROUP;
-import package::quant::activations::{BlockScale, quantize_block};
+@if(halves) import package::half::short_bits;
+@else import package::quant::activations::{BlockScale, quantize_block};
 
-@group(0) @binding(8) var<storage, read_write> y_codes: array<u32>;         // [rows, blocks, 8]
-@group(0) @binding(9) var<storage, read_write> y_scales: array<BlockScale>; // [rows, blocks]
+@if(halves) @group(0) @binding(8) var<storage, read_write> y_halves: array<u32>;         // [rows, blocks, 16], two a word
+@else @group(0) @binding(8) var<storage, read_write> y_codes: array<u32>;                // [rows, blocks, 8]
+@if(!halves) @group(0) @binding(9) var<storage, read_write> y_scales: array<BlockScale>; // [rows, blocks]
 
 @if(!narrow) var<workgroup> results: array<f32, WORKGROUP>;
 
@@ -13,19 +15,34 @@ import package::quant::activations::{BlockScale, quantize_block};
 fn store_blocks(first: u32, end: u32, index: u32, value: f32) {
     results[index] = value;
     workgroupBarrier();
-    let block = first + index;
-    if index < WORKGROUP / 32u && block < end {
-        var quads: array<vec4f, 8>;
-        for (var j = 0u; j < 8u; j++) {
-            let at = 32u * index + 4u * j;
-            quads[j] = vec4f(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
+    @if(halves)
+    if index % 2u == 0u && first + index / 32u < end {
+        y_halves[16u * first + index / 2u] = short_bits(vec2f(value, results[index + 1u]));
+    }
+    @if(!halves) {
+        let block = first + index;
+        if index < WORKGROUP / 32u && block < end {
+            var quads: array<vec4f, 8>;
+            for (var j = 0u; j < 8u; j++) {
+                let at = 32u * index + 4u * j;
+                quads[j] = vec4f(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
+            }
+            store_block(block, quads);
         }
-        store_block(block, quads);
     }
     workgroupBarrier();
 }
 
 // With `narrow`, an invocation computes all of a block.
+@if(halves && narrow)
+fn store_block(block: u32, values: array<vec4f, 8>) {
+    for (var j = 0u; j < 8u; j++) {
+        y_halves[16u * block + 2u * j] = short_bits(values[j].xy);
+        y_halves[16u * block + 2u * j + 1u] = short_bits(values[j].zw);
+    }
+}
+
+@elif(!halves)
 fn store_block(block: u32, values: array<vec4f, 8>) {
     let quantized = quantize_block(values);
     for (var j = 0u; j < 8u; j++) {

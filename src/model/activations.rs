@@ -7,7 +7,7 @@ use crate::{
     ops::{AttentionShape, Epilogue, PAGE, RouteShape, Routes, Row, WorkItem, count},
     quant::BLOCK,
     reference::rope_table,
-    tensor::{Q8Tensor, Tensor},
+    tensor::{F16Tensor, Q8Tensor, Rounded, Tensor},
 };
 
 /// cos and sin of every rotary angle, scaled as the model wants, computed in `f64` on the host: WGSL promises them only
@@ -31,14 +31,30 @@ impl RopeTable {
 #[derive(Debug)]
 pub(super) struct ProductInput {
     pub f32: Tensor,
-    pub q8: Q8Tensor,
+    pub rounded: Rounded,
 }
 
 impl ProductInput {
-    fn new(gpu: &Gpu, label: &str, rows: u32, cols: usize) -> Result<Self> {
-        let f32 = Tensor::zeros(gpu, label, rows, cols as u32)?;
-        Ok(Self { f32, q8: Q8Tensor::zeros(gpu, label, rows, cols as u32)? })
+    /// Of `per_row` rows for each of the batch.
+    fn new(gpu: &Gpu, label: &str, rows: u32, per_row: u32, cols: usize) -> Result<Self> {
+        let f32 = Tensor::zeros(gpu, label, rows * per_row, cols as u32)?;
+        Ok(Self { f32, rounded: rounded(gpu, label, rows, per_row, cols as u32)? })
     }
+}
+
+/// In 16 bits, only as many rows as kernels of few rows multiply.
+fn rounded(gpu: &Gpu, label: &str, rows: u32, per_row: u32, cols: u32) -> Result<Rounded> {
+    let few = rows.min(FEW_ROWS as u32);
+    Ok(Rounded {
+        q8: Q8Tensor::zeros(gpu, label, rows * per_row, cols)?,
+        f16: F16Tensor::zeros(gpu, label, few * per_row, cols)?,
+    })
+}
+
+fn rounded_bytes(rows: u32, per_row: u32, cols: usize) -> u64 {
+    let few = rows.min(FEW_ROWS as u32);
+    Q8Tensor::bytes((rows * per_row).into(), cols as u64)
+        + F16Tensor::bytes((few * per_row).into(), cols as u64)
 }
 
 /// What a mixture of experts has beside the rows of a feed-forward layer.
@@ -60,16 +76,16 @@ impl ExpertActivations {
         Ok(Self {
             logits: Tensor::zeros(gpu, "expert logits", rows, shape.experts)?,
             routes: Routes::new(gpu, rows, shape)?,
-            x: ProductInput::new(gpu, "expert x", pairs, hidden)?,
+            x: ProductInput::new(gpu, "expert x", rows, shape.chosen, hidden)?,
             y: Tensor::zeros(gpu, "expert y", pairs, hidden as u32)?,
         })
     }
 
-    fn bytes(shape: RouteShape, rows: u64, hidden: usize) -> u64 {
-        let pairs = rows * u64::from(shape.chosen);
-        4 * rows * u64::from(shape.experts)
+    fn bytes(shape: RouteShape, rows: u32, hidden: usize) -> u64 {
+        let pairs = u64::from(rows * shape.chosen);
+        4 * u64::from(rows * shape.experts)
             + pairs * (12 + 8 * hidden as u64)
-            + Q8Tensor::bytes(pairs, hidden as u64)
+            + rounded_bytes(rows, shape.chosen, hidden)
     }
 }
 
@@ -156,14 +172,14 @@ impl Activations {
             + u64::from(options.context) * config.head_dim as u64;
         let shape = super::kv_cache::attention_shape(config, options.kv_format);
         let partial = 4 * shape.partial_floats() + 2 * size_of::<WorkItem>() as u64;
-        let q8 = Q8Tensor::bytes(rows, config.hidden_size as u64)
-            + Q8Tensor::bytes(rows, (config.num_attention_heads * config.head_dim) as u64)
-            + Q8Tensor::bytes(pairs, config.intermediate_size as u64)
-            + Q8Tensor::bytes(options.max_logit_rows.into(), config.hidden_size as u64);
-        let experts =
-            config.experts.map_or(0, |shape| ExpertActivations::bytes(shape, rows, config.hidden_size));
+        let rounded = rounded_bytes(options.max_rows, 1, config.hidden_size)
+            + rounded_bytes(options.max_rows, 1, config.num_attention_heads * config.head_dim)
+            + rounded_bytes(options.max_rows, per_row(config), config.intermediate_size)
+            + rounded_bytes(options.max_logit_rows, 1, config.hidden_size);
+        let of_experts = |shape| ExpertActivations::bytes(shape, options.max_rows, config.hidden_size);
+        let experts = config.experts.map_or(0, of_experts);
         let ordered = if reordered { ordered_bytes(config, options) } else { 0 };
-        4 * floats + q8 + experts + ordered + u64::from(partial_capacity(options.max_rows)) * partial
+        4 * floats + rounded + experts + ordered + u64::from(partial_capacity(options.max_rows)) * partial
     }
 
     pub fn new(
@@ -176,7 +192,7 @@ impl Activations {
     ) -> Result<Self> {
         let rows = options.max_rows;
         let tensor = |label: &str, cols: usize| Tensor::zeros(gpu, label, rows, cols as u32);
-        let input = |label: &str, cols: usize| ProductInput::new(gpu, label, rows, cols);
+        let input = |label: &str, cols: usize| ProductInput::new(gpu, label, rows, 1, cols);
         let (hidden, pairs) = (config.hidden_size, rows * per_row(config));
         let [x, delta, normed, qkv, q, attended, gate_up, intermediate] = widths(config);
         let partials = partial_capacity(rows);
@@ -193,7 +209,7 @@ impl Activations {
             delta: tensor("delta", delta)?,
             normed: ProductInput {
                 f32: Epilogue::unfinished_norm(gpu, "normed", rows, normed as u32, FEW_ROWS as u32)?,
-                q8: Q8Tensor::zeros(gpu, "normed", rows, normed as u32)?,
+                rounded: rounded(gpu, "normed", rows, 1, normed as u32)?,
             },
             qkv: tensor("qkv", qkv)?,
             q: tensor("q", q)?,
@@ -203,8 +219,8 @@ impl Activations {
                 .map(|shape| ExpertActivations::new(gpu, shape, rows, hidden))
                 .transpose()?,
             gate_up: Tensor::zeros(gpu, "gate_up", pairs, gate_up as u32)?,
-            intermediate: ProductInput::new(gpu, "intermediate", pairs, intermediate)?,
-            final_norm: ProductInput::new(gpu, "final norm", options.max_logit_rows, hidden)?,
+            intermediate: ProductInput::new(gpu, "intermediate", rows, per_row(config), intermediate)?,
+            final_norm: ProductInput::new(gpu, "final norm", options.max_logit_rows, 1, hidden)?,
             ordered: reordered
                 .then(|| gpu.allocate("ordered", ordered_bytes(config, options)))
                 .transpose()?,

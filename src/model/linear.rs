@@ -4,7 +4,7 @@ use crate::{
     Result,
     gpu::{Buffer, Gpu, Recording},
     ops::{Axis, Epilogue, Fused, Gather, Lora, LoraFactors, Matmul},
-    tensor::{Activation, Tensor},
+    tensor::{Activation, ActivationFormat, Tensor},
 };
 
 /// `y = x · weightᵀ + Σ B · (A · x)`, over the adapters of each row.
@@ -38,8 +38,8 @@ impl<'a> Linear<'a> {
             None => product.input(gpu),
         };
         let inputs = self.products.iter().map(input).collect::<Result<Vec<_>>>()?;
-        let whole = |input: &&Activation| matches!(input, Activation::F32(_));
-        Ok(*inputs.iter().find(whole).unwrap_or(&inputs[0]))
+        let alike = inputs.iter().all(|input| input.format() == inputs[0].format());
+        Ok(if alike { inputs[0] } else { Activation::F32(self.products[0].x) })
     }
 
     /// Whether it can do `epilogue` with its outputs.
@@ -97,9 +97,9 @@ impl<'a> Linear<'a> {
         let x = self.input(gpu)?;
         for product in &self.products {
             let (Some(order), Some(buffer)) = (&product.weight.order, self.ordered) else {
-                // Codes are there only if all read them.
-                let x_q8 = product.x_q8.filter(|_| matches!(x, Activation::Q8(_)));
-                Matmul { x_q8, ..*product }.record_fused(gpu, recording, fused)?;
+                // Rounded activations are there only if all read them.
+                let rounded = product.rounded.filter(|_| x.format() != ActivationFormat::F32);
+                Matmul { rounded, ..*product }.record_fused(gpu, recording, fused)?;
                 continue;
             };
             let (x, rows) = (product.x, product.rows);

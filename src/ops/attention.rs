@@ -178,7 +178,7 @@ pub static ATTENTION_COMBINE: Operation<AttentionCombineShape> = Operation {
         // Each invocation computes a block by itself.
         Variant {
             name: "narrow",
-            fits: |shape| shape.format == ActivationFormat::Q8,
+            fits: |shape| shape.format != ActivationFormat::F32,
             key: |shape| narrow_key(combine(shape, NARROW)),
         },
         Variant { name: "baseline", fits: |_| true, key: |shape| combine(shape, 64) },
@@ -186,8 +186,7 @@ pub static ATTENTION_COMBINE: Operation<AttentionCombineShape> = Operation {
 };
 
 fn combine(shape: &AttentionCombineShape, workgroup: u32) -> KernelKey {
-    let key = key("attention_combine", &shape.attention).constant("WORKGROUP", workgroup);
-    key.flag("q8", shape.format == ActivationFormat::Q8)
+    shape.format.specialise(key("attention_combine", &shape.attention).constant("WORKGROUP", workgroup))
 }
 
 /// What specialises the merge of partial results.

@@ -39,11 +39,11 @@ pub static GATHER: Operation<GatherShape> = Operation {
         name: "baseline",
         fits: |_| true,
         key: |shape| {
-            KernelKey::new("gather")
+            let key = KernelKey::new("gather")
                 .with::<GatherParams>()
                 .constant("WORKGROUP", WORKGROUP)
-                .flag("of_cols", shape.axis == Axis::Cols)
-                .flag("q8", shape.format == ActivationFormat::Q8)
+                .flag("of_cols", shape.axis == Axis::Cols);
+            shape.format.specialise(key)
         },
     }],
 };

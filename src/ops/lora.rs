@@ -208,7 +208,7 @@ fn ranks_at_once(ranks: u32, most: u32) -> u32 {
 
 fn down(shape: &LoraDownShape, most: u32, workgroup: u32) -> KernelKey {
     let key = shape.shape.key("lora_down", workgroup);
-    key.constant("RANKS", ranks_at_once(shape.shape.ranks, most)).flag("q8", shape.x == ActivationFormat::Q8)
+    shape.x.specialise(key.constant("RANKS", ranks_at_once(shape.shape.ranks, most)))
 }
 
 /// The table of variants of `h = A · x`.

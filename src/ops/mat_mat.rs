@@ -15,8 +15,8 @@ use crate::{
 pub struct MatMatShape {
     /// Of the weight.
     pub format: &'static Format,
-    /// Whether the activations are there in 8-bit codes, too.
-    pub q8: bool,
+    /// Whether the activations are there rounded, too.
+    pub rounded: bool,
     /// Most rows of activations that it is made for, one of [`RowCount::MANY`](super::RowCount::MANY);
     /// right for more, too.
     pub most: u32,
@@ -110,7 +110,7 @@ fn matrices(shape: &MatMatShape, size: u32, workgroup: u32) -> KernelKey {
 
 /// Whether both factors are there as integers.
 fn integer(shape: &MatMatShape) -> bool {
-    shape.q8 && reads_integers(shape.format)
+    shape.rounded && reads_integers(shape.format)
 }
 
 /// The table of variants for any number of rows of activations.

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     gpu::{Capability, KernelKey},
     quant::Format,
+    tensor::ActivationFormat,
 };
 
 /// What specialises the matrix-vector kernel.
@@ -17,8 +18,8 @@ pub struct MatVecShape {
     pub format: &'static Format,
     /// Rows of activations, each a column vector to the weight.
     pub cols: u32,
-    /// Whether the activations are there in 8-bit codes, too.
-    pub q8: bool,
+    /// Whether the activations are there rounded, too.
+    pub rounded: bool,
     /// Whether the weight is a matrix for each expert, which multiplies this expert's rows, `cols` at a time.
     pub experts: bool,
     /// Whether the activations are still to be normalised, row by row: see [`Epilogue::RmsNorm`](super::Epilogue).
@@ -28,10 +29,10 @@ pub struct MatVecShape {
 }
 
 impl MatVecShape {
-    /// Of a product that may multiply integers, and nothing else.
+    /// Of a product that may round its activations, and nothing else.
     pub fn new(format: &'static Format, cols: u32) -> Self {
-        let (q8, experts, normed, epilogue) = (true, false, false, EpilogueShape::Plain);
-        Self { format, cols, q8, experts, normed, epilogue }
+        let (rounded, experts, normed, epilogue) = (true, false, false, EpilogueShape::Plain);
+        Self { format, cols, rounded, experts, normed, epilogue }
     }
 
     /// The table of this shape's variants, which are those of [`MAT_VEC`] by the same names.
@@ -68,18 +69,22 @@ fn baseline(shape: &MatVecShape) -> KernelKey {
 }
 
 /// Of codes with scales, an invocation takes the two quads of a word.
-fn words(shape: &MatVecShape) -> KernelKey {
-    baseline(shape).flag("words", reads_integers(shape.format))
+fn words(key: KernelKey, shape: &MatVecShape) -> KernelKey {
+    let words = reads_integers(shape.format);
+    key.flag("words", words).flag("many_cols", words && shape.cols > 4)
 }
 
-/// With one or two rows of activations, twice as many rows of the weight: activations, which are more bytes than weights of few bits, are
-/// read half as often.
+/// Twice as many rows of the weight: activations, which are more bytes than weights of few bits, are read half as often.
 fn tall(shape: &MatVecShape) -> KernelKey {
-    match shape.cols {
-        1 | 2 if shape.epilogue != EpilogueShape::RmsNorm => key("mat_vec", shape, 8, 64).flag("words", true),
-        _ => words(shape),
-    }
+    words(key("mat_vec", shape, if shape.cols <= 4 { 8 } else { 4 }, 64), shape)
 }
+
+/// What kernels need that are not the baseline: for weights that are 16-bit floats, their conversion.
+fn subgroup(shape: &MatVecShape) -> &'static [Capability] {
+    if reads_f16(shape.format) { CONVERSION } else { &[Capability::Subgroup] }
+}
+
+const CONVERSION: &[Capability] = &[Capability::F16Conversion, Capability::Subgroup];
 
 /// A workgroup is no more than a subgroup of a CPU.
 fn rows(shape: &MatVecShape, rows: u32) -> KernelKey {
@@ -93,7 +98,7 @@ fn rows_integer(shape: &MatVecShape) -> KernelKey {
 /// Whether both factors are there as integers, and no more buffers are bound than every device can.
 fn integer(shape: &MatVecShape) -> bool {
     let bound = matches!(shape.epilogue, EpilogueShape::RopeKv(_));
-    shape.q8 && reads_integers(shape.format) && !shape.normed && !bound
+    shape.rounded && reads_integers(shape.format) && !shape.normed && !bound
 }
 
 const VARIANTS: &[Variant<MatVecShape>] = &[
@@ -123,24 +128,22 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
         key: |shape| KernelKey { needs: &[Capability::Integer], ..baseline(shape) },
     },
     Variant {
-        name: "f16",
-        fits: |shape| reads_f16(shape.format),
-        key: |shape| KernelKey {
-            needs: &[Capability::F16Conversion, Capability::Subgroup],
-            ..baseline(shape)
-        },
-    },
-    Variant {
         name: "subgroup_tall",
-        fits: |shape| reads_integers(shape.format),
-        key: |shape| KernelKey { needs: &[Capability::Subgroup], ..tall(shape) },
+        fits: |_| true,
+        key: |shape| KernelKey { needs: subgroup(shape), ..tall(shape) },
     },
     Variant {
         name: "subgroup",
         fits: |_| true,
-        key: |shape| KernelKey { needs: &[Capability::Subgroup], ..words(shape) },
+        key: |shape| KernelKey { needs: subgroup(shape), ..words(baseline(shape), shape) },
     },
-    Variant { name: "baseline", fits: |_| true, key: words },
+    // Rounds what the others do not, so that it has to be faster than they are.
+    Variant {
+        name: "f16_activations",
+        fits: |shape| shape.rounded && !shape.normed,
+        key: |shape| KernelKey { needs: CONVERSION, ..ActivationFormat::F16.specialise(tall(shape)) },
+    },
+    Variant { name: "baseline", fits: |_| true, key: |shape| words(baseline(shape), shape) },
 ];
 
 /// The table of variants for 1 to 8 rows of activations.

@@ -8,7 +8,7 @@ use crate::{
     Result,
     gpu::{Buffer, Capability, Cost, Extent, Gpu, KernelKey, Recording, Step},
     quant::Format,
-    tensor::{Activation, Q8Tensor, Tensor},
+    tensor::{Activation, ActivationFormat, HALVES, Rounded, Tensor},
     uniform,
 };
 
@@ -35,8 +35,8 @@ pub struct Matmul<'a> {
     pub weight: &'a Weight,
     /// `[rows, inputs]`, in the weight's order of columns; with experts, `[rows * chosen, inputs]` in the order of the routes.
     pub x: &'a Tensor,
-    /// Room for `x` in 8-bit codes, for kernels that multiply integers. Without it, none is chosen.
-    pub x_q8: Option<&'a Q8Tensor>,
+    /// Room for `x` in the formats that round it, for kernels that read such. Without it, none is chosen.
+    pub rounded: Option<&'a Rounded>,
     /// `[rows, outputs]`, with all outputs of the weights that write to it; with experts, `[rows * chosen, outputs]`.
     pub y: &'a Tensor,
     /// How many rows, each counted once however many experts it goes through.
@@ -64,27 +64,28 @@ pub(super) fn subject(format: &Format, outputs: u32, inputs: u32, rows: RowCount
     }
 }
 
-/// Kernels that multiply integers read their activations as such.
-fn reads_q8(key: &KernelKey) -> bool {
-    key.needs.contains(&Capability::Integer)
+/// What `key`'s kernel reads its activations as.
+pub(super) fn reads(key: &KernelKey) -> ActivationFormat {
+    if key.needs.contains(&Capability::Integer) {
+        ActivationFormat::Q8
+    } else if key.flags.contains(&HALVES) {
+        ActivationFormat::F16
+    } else {
+        ActivationFormat::F32
+    }
 }
 
 impl<'a> Matmul<'a> {
-    /// Whether the kernel for this product reads `x_q8`.
-    ///
-    /// # Errors
-    /// As [`Gpu::kernel`].
-    pub fn reads_q8(&self, gpu: &Gpu) -> Result<bool> {
-        Ok(reads_q8(&self.choose(gpu, &Fused::default())?))
-    }
-
     /// `x` in the form that the kernel for this product reads: what the caller fills before.
     ///
     /// # Errors
     /// As [`Gpu::kernel`].
     pub fn input(&self, gpu: &Gpu) -> Result<Activation<'a>> {
-        let reads_q8 = self.reads_q8(gpu)?;
-        Ok(self.x_q8.filter(|_| reads_q8).map_or(Activation::F32(self.x), Activation::Q8))
+        Ok(self.input_of(&self.choose(gpu, &Fused::default())?))
+    }
+
+    fn input_of(&self, key: &KernelKey) -> Activation<'a> {
+        self.rounded.map_or(Activation::F32(self.x), |rounded| rounded.activation(reads(key), self.x))
     }
 
     /// Rows that a matrix multiplies, on average: what kernels are made for, though right for more.
@@ -102,8 +103,8 @@ impl<'a> Matmul<'a> {
 
     /// The shape of a product of few rows.
     fn few(&self, cols: u32) -> MatVecShape {
-        let (q8, experts) = (self.x_q8.is_some(), self.experts.is_some());
-        MatVecShape { q8, experts, ..MatVecShape::new(self.weight.format, cols) }
+        let (rounded, experts) = (self.rounded.is_some(), self.experts.is_some());
+        MatVecShape { rounded, experts, ..MatVecShape::new(self.weight.format, cols) }
     }
 
     /// The variant for a product of few rows, whatever else it does.
@@ -125,8 +126,8 @@ impl<'a> Matmul<'a> {
                 Ok((self.choose_few(gpu, cols)?.key)(&shape))
             }
             RowCount::Many { most, .. } => {
-                let (q8, experts) = (self.x_q8.is_some(), self.experts.is_some());
-                let shape = MatMatShape { format: self.weight.format, q8, most, experts };
+                let (rounded, experts) = (self.rounded.is_some(), self.experts.is_some());
+                let shape = MatMatShape { format: self.weight.format, rounded, most, experts };
                 Ok((MAT_MAT.variant_for(gpu, &shape, self.subject())?.key)(&shape))
             }
         }
@@ -204,10 +205,7 @@ impl<'a> Matmul<'a> {
             let outputs = fused.epilogue.map(|epilogue| epilogue.bindings());
             let mut bindings = outputs.unwrap_or_else(|| vec![("y", &self.y.buffer)]);
             bindings.push(("params", &params));
-            match self.x_q8.filter(|_| reads_q8(&key)) {
-                Some(x) => bindings.extend([("x_codes", &x.codes), ("x_scales", &x.scales)]),
-                None => bindings.push(("x", &self.x.buffer)),
-            }
+            bindings.extend(self.input_of(&key).inputs());
             bindings.extend(part.bindings());
             bindings.extend(weight.bias.iter().map(|bias| ("bias", bias)));
             // Of all rows, those that a matrix multiplies; of few, no more matrices than have one are read.

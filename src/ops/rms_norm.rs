@@ -27,12 +27,12 @@ pub struct RmsNormShape {
 }
 
 fn key(shape: &RmsNormShape, workgroup: u32) -> KernelKey {
-    KernelKey::new("rms_norm")
+    let key = KernelKey::new("rms_norm")
         .with::<RmsNormParams>()
         .constant("WORKGROUP", workgroup)
         .flag("residual", shape.residual)
-        .flag("gather", shape.gather)
-        .flag("q8", shape.format == ActivationFormat::Q8)
+        .flag("gather", shape.gather);
+    shape.format.specialise(key)
 }
 
 /// The table of variants.

@@ -22,8 +22,7 @@ const WORKGROUP: u32 = 256;
 pub(super) const BLOCKS: &str = "blocks";
 
 fn key(format: ActivationFormat, workgroup: u32) -> KernelKey {
-    let key = KernelKey::new("swiglu").with::<SwigluParams>().constant("WORKGROUP", workgroup);
-    key.flag("q8", format == ActivationFormat::Q8)
+    format.specialise(KernelKey::new("swiglu").with::<SwigluParams>().constant("WORKGROUP", workgroup))
 }
 
 /// The table of variants.
@@ -33,7 +32,7 @@ pub static SWIGLU: Operation<ActivationFormat> = Operation {
         // Each invocation computes a block by itself.
         Variant {
             name: "narrow",
-            fits: |format| *format == ActivationFormat::Q8,
+            fits: |format| *format != ActivationFormat::F32,
             key: |format| narrow_key(key(*format, NARROW)),
         },
         Variant { name: "baseline", fits: |_| true, key: |format| key(*format, WORKGROUP) },

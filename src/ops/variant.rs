@@ -155,12 +155,14 @@ pub fn compositions() -> Vec<KernelKey> {
     let mat_mat = || {
         FORMATS.into_iter().flat_map(|format| {
             let most = RowCount::MANY.into_iter().zip(KINDS).chain([(u32::MAX, KINDS[0])]);
-            most.map(move |(most, (bias, experts))| (bias, MatMatShape { format, q8: true, most, experts }))
+            most.map(move |(most, (bias, experts))| {
+                (bias, MatMatShape { format, rounded: true, most, experts })
+            })
         })
     };
     let route = [(2, 1), (8, 2), (MAX_EXPERTS, 4)];
     let route = route.map(|(experts, chosen)| RouteShape { experts, chosen });
-    let formats = [ActivationFormat::F32, ActivationFormat::Q8];
+    let formats = ActivationFormat::ALL;
     let gather = || {
         [Axis::Rows, Axis::Cols]
             .into_iter()
@@ -199,7 +201,7 @@ pub fn compositions() -> Vec<KernelKey> {
         with_bias(keys(&MAT_VEC_SWIGLU, fused(false, EpilogueShape::Swiglu)), true).collect(),
         keys(&MAT_VEC_ROPE_KV, rope_kv),
         mat_mat().flat_map(|(bias, shape)| with_bias(keys(&MAT_MAT, [shape]), bias)).collect(),
-        keys(&QUANTIZE, [()]),
+        keys(&QUANTIZE, [ActivationFormat::Q8, ActivationFormat::F16]),
         keys(&ROPE_KV, attention()),
         keys(&ATTENTION_SINGLE, attention()),
         keys(&ATTENTION_TILED, attention()),

@@ -7,7 +7,7 @@ use mistral_wgpu::{
     gpu::*,
     quant::{BLOCK, Format},
     reference,
-    tensor::{Q8Tensor, Tensor},
+    tensor::{F16Tensor, Q8Tensor, Rounded, Tensor},
 };
 
 /// The device as it is.
@@ -65,6 +65,22 @@ pub fn assert_codes(gpu: &Gpu, found: &Q8Tensor, expected: &[f32]) {
         }
     }
     assert!(other <= expected.len() / 100, "{other} values are not the nearest");
+}
+
+/// Every value is one of the two nearest of 11 bits, and the nearest but where the kernel's own value may differ.
+pub fn assert_halves(gpu: &Gpu, found: &F16Tensor, expected: &[f32]) {
+    let values = pollster::block_on(found.download(gpu, expected.len() as u32 / found.cols)).unwrap();
+    assert_eq!(values.len(), expected.len());
+    for (found, expected) in values.iter().zip(expected.iter().map(|value| value.clamp(-65504.0, 65504.0))) {
+        let step = (expected.abs().log2().floor() - 10.0).max(-24.0).exp2();
+        assert!((found - expected).abs() <= 0.505 * step, "{found}, expected {expected}, step {step}");
+    }
+}
+
+/// As [`assert_codes`] and [`assert_halves`].
+pub fn assert_rounded(gpu: &Gpu, found: &Rounded, expected: &[f32]) {
+    assert_codes(gpu, &found.q8, expected);
+    assert_halves(gpu, &found.f16, expected);
 }
 
 /// Kernels differ by format in its decode alone: one format of each size of blocks, and of each way to read codes, goes

@@ -41,7 +41,7 @@ pub fn product(gpu: &Gpu) -> (Recording, f64) {
     Matmul {
         weight: &weight,
         x: &x,
-        x_q8: None,
+        rounded: None,
         y: &y,
         rows: RowCount::Few(1),
         counts: &counts,

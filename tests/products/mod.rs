@@ -6,7 +6,7 @@ use mistral_wgpu::{
     ops::*,
     quant::{FORMATS, Format, Matrix, by_name},
     reference,
-    tensor::{Q8Tensor, Tensor},
+    tensor::{ActivationFormat, Rounded, Tensor},
 };
 use pollster::block_on;
 
@@ -22,7 +22,7 @@ pub fn matrix(format: &'static Format, rows: u32, cols: u32) -> Matrix {
 }
 
 pub fn many_rows(format: &'static Format) -> MatMatShape {
-    MatMatShape { format, q8: true, most: u32::MAX, experts: false }
+    MatMatShape { format, rounded: true, most: u32::MAX, experts: false }
 }
 
 /// A variant, a device that takes no other, and the formats that it fits.
@@ -68,7 +68,7 @@ pub fn product(gpu: &Gpu, weight: &Weight, x: &[f32], rows: RowCount, y_rows: u3
     product_of(gpu, weight, x, rows, y_rows).0
 }
 
-/// As [`product`], with the activations that the kernel multiplies: `x`, or what 8-bit codes make of it.
+/// As [`product`], with the activations that the kernel multiplies: `x`, rounded or not.
 pub fn product_of(
     gpu: &Gpu,
     weight: &Weight,
@@ -77,7 +77,7 @@ pub fn product_of(
     y_rows: u32,
 ) -> (Vec<f32>, Vec<f32>) {
     let x = Tensor::from_values(gpu, "x", values, weight.cols).unwrap();
-    let x_q8 = Q8Tensor::zeros(gpu, "x in codes", x.rows, weight.cols).unwrap();
+    let rounded = Rounded::zeros(gpu, "x rounded", x.rows, weight.cols).unwrap();
     let untouched = vec![f32::NAN; (y_rows * weight.rows) as usize];
     let y = Tensor::from_values(gpu, "y", &untouched, weight.rows).unwrap();
     let counts = [0, x.rows];
@@ -86,21 +86,20 @@ pub fn product_of(
     let matmul = Matmul {
         weight,
         x: &x,
-        x_q8: Some(&x_q8),
+        rounded: Some(&rounded),
         y: &y,
         rows,
         counts: &buffer,
         experts: None,
         label: "test",
     };
-    let reads_q8 = matmul.reads_q8(gpu).unwrap();
-    if reads_q8 {
-        Quantize { x: &x, q8: &x_q8, rows }.record(gpu, &mut recording).unwrap();
-    }
+    let read = matmul.input(gpu).unwrap();
+    Quantize { x: &x, y: read, rows }.record(gpu, &mut recording).unwrap();
     matmul.record(gpu, &mut recording).unwrap();
-    assert_eq!(recording.dispatches(), weight.parts.len() + usize::from(reads_q8));
+    let rounds = read.format() != ActivationFormat::F32;
+    assert_eq!(recording.dispatches(), weight.parts.len() + usize::from(rounds));
     gpu.replay(&recording, &counts.map(u64::from), None).unwrap();
-    let multiplied = if reads_q8 { block_on(x_q8.download(gpu, x.rows)).unwrap() } else { values.to_vec() };
+    let multiplied = block_on(read.download(gpu, x.rows)).unwrap();
     (block_on(y.download(gpu, y_rows)).unwrap(), multiplied)
 }
 

@@ -170,7 +170,7 @@ impl Model {
         let a = &self.activations;
         let logits = &a.experts.as_ref().expect("a mixture of experts").logits;
         let mut router = self.linear("router", slice::from_ref(router), None, &a.normed, logits, key);
-        router.products.iter_mut().for_each(|product| product.x_q8 = None);
+        router.products.iter_mut().for_each(|product| product.rounded = None);
         Linear { norms: false, ..router }
     }
 
@@ -217,8 +217,8 @@ impl Model {
         key: RecordingKey,
     ) -> Linear<'a> {
         let (a, rows) = (&self.activations, key.rows);
-        let (x, x_q8, counts) = (&x.f32, Some(&x.q8), &a.counts);
-        let product = |weight| Matmul { weight, x, x_q8, y, rows, counts, experts: None, label };
+        let (x, rounded, counts) = (&x.f32, Some(&x.rounded), &a.counts);
+        let product = |weight| Matmul { weight, x, rounded, y, rows, counts, experts: None, label };
         let products = weights.iter().map(product).collect();
         let (norms, ordered) = (adapters.is_none(), a.ordered.as_ref());
         let adapters = adapters.filter(|_| key.adapters).zip(self.adapters.h.as_ref());
@@ -226,7 +226,7 @@ impl Model {
     }
 }
 
-/// Quantizes `written` if codes are `wanted`.
+/// Rounds what was `written` in `f32` if it is `wanted` otherwise.
 fn convert(
     gpu: &Gpu,
     recording: &mut Recording,
@@ -234,8 +234,8 @@ fn convert(
     wanted: Activation,
     rows: RowCount,
 ) -> Result<()> {
-    match (written, wanted) {
-        (Activation::F32(x), Activation::Q8(q8)) => Quantize { x, q8, rows }.record(gpu, recording),
+    match written {
+        Activation::F32(x) => Quantize { x, y: wanted, rows }.record(gpu, recording),
         _ => Ok(()),
     }
 }

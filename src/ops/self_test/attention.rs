@@ -228,7 +228,8 @@ pub async fn attention(test: &mut SelfTest<'_>, shape: AttentionShape) -> Result
     test.check_variants(&ATTENTION_TILED, &exact, name, bound, &tiles).await?;
     // Queries, weights and scaled keys have 11 bits, and so has each factor's error.
     test.check_variants(&ATTENTION_TILED, &to_f16, format!("{name}, rounded to f16"), 1e-3, &tiles).await?;
-    for format in output::FORMATS.into_iter().take(1 + usize::from(shape.whole_blocks())) {
+    let formats = ActivationFormat::ALL.into_iter();
+    for format in formats.filter(|format| *format == ActivationFormat::F32 || shape.whole_blocks()) {
         let combine = AttentionCombineShape { attention: shape, format };
         let bound = output::bound(format, bound);
         test.check(&ATTENTION_COMBINE, &combine, format!("{name}, {format:?}"), bound, async |gpu| {

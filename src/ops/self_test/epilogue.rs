@@ -10,7 +10,7 @@ use crate::{
     },
     quant::{BLOCK, Format, Matrix},
     reference::{self, KvSide},
-    tensor::{Activation, Q8Tensor, Tensor},
+    tensor::{Activation, Rounded, Tensor},
 };
 
 const EPS: f32 = 1e-5;
@@ -60,14 +60,12 @@ impl Case {
         let weight = Weight::from_matrix(gpu, "weight", matrix)?;
         let x = Epilogue::unfinished_norm(gpu, "x", count, cols, count)?;
         gpu.write(&x.buffer, 0, &[self.x.as_slice(), &self.squares].concat());
-        let q8 = Q8Tensor::zeros(gpu, "x in codes", count, cols)?;
+        let rounded = Rounded::zeros(gpu, "x rounded", count, cols)?;
         let (rows, counts) = (RowCount::Few(count), gpu.upload("counts", &[count])?);
         let mut recording = Recording::default();
-        let (weight, x_q8, label) = (&weight, Some(&q8), "self-test");
-        let matmul = Matmul { weight, x: &x, x_q8, y, rows, counts: &counts, experts: None, label };
-        if matmul.reads_q8(gpu)? {
-            Quantize { x: &x, q8: &q8, rows }.record(gpu, &mut recording)?;
-        }
+        let (weight, rounded, label) = (&weight, Some(&rounded), "self-test");
+        let matmul = Matmul { weight, x: &x, rounded, y, rows, counts: &counts, experts: None, label };
+        Quantize { x: &x, y: matmul.input(gpu)?, rows }.record(gpu, &mut recording)?;
         let eps = shape.normed.then_some(EPS);
         matmul.record_fused(gpu, &mut recording, &Fused { eps, epilogue })?;
         gpu.replay(&recording, &[u64::from(count)], None)

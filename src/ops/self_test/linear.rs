@@ -7,15 +7,15 @@ use super::{
 };
 use crate::{
     Result,
-    gpu::{Capability, Gpu, KernelKey, Recording},
+    gpu::{Gpu, KernelKey, Recording},
     ops::{
         EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, QUANTIZE,
-        Quantize, RouteShape, Routes, Row, RowCount, SAMPLED, Weight, count, rounds_to_f16,
+        Quantize, RouteShape, Routes, Row, RowCount, SAMPLED, Weight, count, matmul::reads, rounds_to_f16,
         weight::uniform_values,
     },
     quant::{BLOCK, Format, Matrix},
     reference,
-    tensor::{ActivationFormat, Q8Tensor, Tensor},
+    tensor::{ActivationFormat, Rounded, Tensor},
 };
 
 /// More than a tile in every direction, and more blocks than a workgroup has invocations; and as many columns, or some
@@ -67,20 +67,23 @@ pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
     const ROWS: u32 = 3;
     const COLS: usize = 36;
     let mut values = uniform_values(3, ROWS as usize * COLS, 1.0);
-    // Large and small blocks, and one of zeros.
+    // Large and small blocks, the latter subnormal in 16 bits, and one of zeros.
     values[..32].iter_mut().for_each(|value| *value *= 1e12);
-    values[COLS..][..32].iter_mut().for_each(|value| *value *= 1e-12);
+    values[COLS..][..32].iter_mut().for_each(|value| *value *= 1e-6);
     values[2 * COLS..].fill(0.0);
-    let bound = output::bound(ActivationFormat::Q8, 0.0);
-    test.check(&QUANTIZE, &(), "blocks of all sizes", bound, async |gpu| {
-        let x = Tensor::from_values(gpu, "x", &values, COLS as u32)?;
-        let q8 = Q8Tensor::zeros(gpu, "q8", ROWS, COLS as u32)?;
-        let mut recording = Recording::default();
-        Quantize { x: &x, q8: &q8, rows: RowCount::Few(ROWS) }.record(gpu, &mut recording)?;
-        gpu.replay(&recording, &[0], None)?;
-        Output::Q8(q8).error(gpu, &values, |_| 1.0).await
-    })
-    .await
+    for format in [ActivationFormat::Q8, ActivationFormat::F16] {
+        let (case, bound) = (format!("blocks of all sizes to {format:?}"), output::bound(format, 0.0));
+        test.check(&QUANTIZE, &format, case, bound, async |gpu| {
+            let x = Tensor::from_values(gpu, "x", &values, COLS as u32)?;
+            let y = Output::new(gpu, format, ROWS, COLS as u32)?;
+            let mut recording = Recording::default();
+            Quantize { x: &x, y: y.activation(), rows: RowCount::Few(ROWS) }.record(gpu, &mut recording)?;
+            gpu.replay(&recording, &[0], None)?;
+            y.error(gpu, &values, |index| values[index].abs()).await
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Shapes of one row and of eight: other numbers of rows differ in nothing but that number. With `bias`, some have one.
@@ -97,7 +100,7 @@ pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format, bias: boo
     let cases = RowCount::MANY.map(|most| (most, false)).into_iter();
     for (most, bias) in cases.chain(bias.then_some((RowCount::MANY[0], true))) {
         let rows = most.min(80) - 3;
-        let shape = MatMatShape { format, q8: true, most, experts: false };
+        let shape = MatMatShape { format, rounded: true, most, experts: false };
         let rows = (RowCount::many(count::ROWS, rows), rows);
         product(test, &MAT_MAT, &shape, Product::new(format, rows.0, rows.1, bias)).await?;
     }
@@ -112,7 +115,7 @@ pub async fn of_experts(test: &mut SelfTest<'_>, format: &'static Format) -> Res
         product(test, &MAT_VEC, &shape, Product::of_experts(format, RowCount::Few(count), count)).await?;
     }
     for most in RowCount::MANY {
-        let shape = MatMatShape { format, q8: true, most, experts: true };
+        let shape = MatMatShape { format, rounded: true, most, experts: true };
         let count = most.min(80) - 3;
         let rows = RowCount::many(count::ROWS, most);
         product(test, &MAT_MAT, &shape, Product::of_experts(format, rows, count)).await?;
@@ -140,10 +143,10 @@ async fn product<S>(
     let error = async |gpu: &Gpu| case.error(gpu, &case.in_codes).await;
     test.check_variants(operation, &exact, &name, 2e-6, error).await?;
     let error = async |gpu: &Gpu| case.error(gpu, &case.values).await;
-    let to_codes = variants(test.gpu, |key| key.needs.contains(&Capability::Integer));
+    let to_codes = variants(test.gpu, |key| reads(key) == ActivationFormat::Q8);
     test.check_variants(operation, &to_codes, format!("{name}, rounded to codes"), fewer * ROUNDED, error)
         .await?;
-    let to_f16 = variants(test.gpu, rounds_to_f16);
+    let to_f16 = variants(test.gpu, |key| rounds_to_f16(key) || reads(key) == ActivationFormat::F16);
     test.check_variants(operation, &to_f16, format!("{name}, rounded to f16"), fewer * ROUNDED_TO_F16, error)
         .await
 }
@@ -231,7 +234,7 @@ impl Product {
         let mut weight = Weight::from_experts(gpu, "weight", self.experts as u32, &self.matrix)?;
         weight.bias = self.bias.as_ref().map(|bias| gpu.upload("bias", bias)).transpose()?;
         let x = Tensor::from_values(gpu, "x", x, cols as u32)?;
-        let q8 = Q8Tensor::zeros(gpu, "x in codes", x.rows, cols as u32)?;
+        let rounded = Rounded::zeros(gpu, "x rounded", x.rows, cols as u32)?;
         let y = Tensor::zeros(gpu, "y", x.rows, ROWS as u32)?;
         let counts = gpu.upload("counts", &[self.count])?;
         let mut recording = Recording::default();
@@ -239,16 +242,14 @@ impl Product {
         let matmul = Matmul {
             weight: &weight,
             x: &x,
-            x_q8: Some(&q8),
+            rounded: Some(&rounded),
             y: &y,
             rows,
             counts: &counts,
             experts: routes.as_ref(),
             label,
         };
-        if matmul.reads_q8(gpu)? {
-            Quantize { x: &x, q8: &q8, rows: RowCount::Few(x.rows) }.record(gpu, &mut recording)?;
-        }
+        Quantize { x: &x, y: matmul.input(gpu)?, rows: RowCount::Few(x.rows) }.record(gpu, &mut recording)?;
         matmul.record(gpu, &mut recording)?;
         gpu.replay(&recording, &[u64::from(self.count)], None)?;
         Ok(worst(&y.download(gpu, y.rows).await?, &expected, magnitude))

@@ -9,7 +9,7 @@ use crate::{
         RowCount, count, weight::uniform_values,
     },
     reference,
-    tensor::{Activation, ActivationFormat, Q8Tensor, Tensor},
+    tensor::{Activation, ActivationFormat, Rounded, Tensor},
 };
 
 const ROWS: usize = 3;
@@ -28,7 +28,7 @@ pub async fn lora(test: &mut SelfTest<'_>) -> Result<()> {
     for (factors, count, x, gather) in [
         (LoraFormat::F32, RowCount::Few(1), ActivationFormat::F32, false),
         (LoraFormat::F16, RowCount::Few(3), ActivationFormat::Q8, true),
-        (LoraFormat::Bf16, many, ActivationFormat::F32, true),
+        (LoraFormat::Bf16, many, ActivationFormat::F16, true),
         (LoraFormat::F32, many, ActivationFormat::Q8, false),
     ] {
         let case = Case::new(gather, factors, count);
@@ -113,7 +113,7 @@ impl Case {
 
     async fn error(&self, gpu: &Gpu, format: ActivationFormat) -> Result<f32> {
         let x = Tensor::from_values(gpu, "x", &self.x, INPUTS as u32)?;
-        let codes = Q8Tensor::zeros(gpu, "x in codes", x.rows, x.cols)?;
+        let rounded = Rounded::zeros(gpu, "x rounded", x.rows, x.cols)?;
         let y = Tensor::from_values(gpu, "y", &self.y, ALL_OUTPUTS as u32)?;
         let parts = LoraParts::Stacked(PARTS.map(|outputs| outputs as u32));
         let factors = LoraFactors::new(gpu, [&self.a, &self.b], 2, TARGETS, parts)?;
@@ -122,16 +122,20 @@ impl Case {
         let (rows, row_ids) = (gpu.upload("rows", &rows)?, gpu.upload("row ids", &self.chosen)?);
         let counts = gpu.upload("counts", &[x.rows])?;
         let mut recording = Recording::default();
-        let stored = match format {
-            ActivationFormat::F32 => Activation::F32(&x),
-            ActivationFormat::Q8 => {
+        let stored = rounded.activation(format, &x);
+        match stored {
+            Activation::F32(_) => {}
+            Activation::Q8(codes) => {
                 let values: Vec<i8> = self.x.iter().map(|value| (value * 64.0) as i8).collect();
                 let scales = vec![(1f32 / 64.0).to_bits(); 2 * values.len() / 32];
                 gpu.write(&codes.codes, 0, &values);
                 gpu.write(&codes.scales, 0, &scales);
-                Activation::Q8(&codes)
             }
-        };
+            Activation::F16(halves) => {
+                let values: Vec<_> = self.x.iter().map(|value| half::f16::from_f32(*value)).collect();
+                gpu.write(&halves.buffer, 0, &values);
+            }
+        }
         let row_ids = self.gather.then_some(&row_ids);
         let (count, counts) = (self.count, &counts);
         Lora { factors: &factors, x: stored, h: &h, y: &y, rows: &rows, row_ids, count, counts }

@@ -1,4 +1,4 @@
-//! What an operation wrote, in either format of activations.
+//! What an operation wrote, in any format of activations.
 
 use super::worst;
 use crate::{
@@ -6,16 +6,14 @@ use crate::{
     gpu::Gpu,
     quant::BLOCK,
     reference,
-    tensor::{Activation, ActivationFormat, Q8Tensor, Tensor},
+    tensor::{Activation, ActivationFormat, F16Tensor, Q8Tensor, Tensor},
 };
-
-/// Both formats.
-pub const FORMATS: [ActivationFormat; 2] = [ActivationFormat::F32, ActivationFormat::Q8];
 
 /// Room for a result.
 pub enum Output {
     F32(Tensor),
     Q8(Q8Tensor),
+    F16(F16Tensor),
 }
 
 impl Output {
@@ -23,6 +21,7 @@ impl Output {
         Ok(match format {
             ActivationFormat::F32 => Self::F32(Tensor::zeros(gpu, "y", rows, cols)?),
             ActivationFormat::Q8 => Self::Q8(Q8Tensor::zeros(gpu, "y", rows, cols)?),
+            ActivationFormat::F16 => Self::F16(F16Tensor::zeros(gpu, "y", rows, cols)?),
         })
     }
 
@@ -30,10 +29,11 @@ impl Output {
         match self {
             Self::F32(tensor) => Activation::F32(tensor),
             Self::Q8(tensor) => Activation::Q8(tensor),
+            Self::F16(tensor) => Activation::F16(tensor),
         }
     }
 
-    /// Error of every value: of a number relative to `size` of its index, of a code to the largest value
+    /// Error of every value: of a number, of whatever length, relative to `size` of its index, of a code to the largest value
     /// of its block. `expected` is `[rows, cols]`.
     pub async fn errors(&self, gpu: &Gpu, expected: &[f32], size: impl Fn(usize) -> f32) -> Result<Vec<f32>> {
         let each = |found: Vec<f32>, expected: &[f32], size: &dyn Fn(usize) -> f32| {
@@ -41,6 +41,11 @@ impl Output {
         };
         match self {
             Self::F32(tensor) => Ok(each(tensor.download(gpu, tensor.rows).await?, expected, &size)),
+            // What is larger counts as the largest, and what is smaller than the smallest normal number has its steps.
+            Self::F16(tensor) => {
+                let expected: Vec<_> = expected.iter().map(|value| value.clamp(-65504.0, 65504.0)).collect();
+                Ok(each(tensor.download(gpu, tensor.rows).await?, &expected, &|i| size(i).max(6.1e-5)))
+            }
             Self::Q8(tensor) => {
                 let cols = tensor.cols as usize;
                 let expected = reference::quantize(expected, cols);
@@ -60,10 +65,12 @@ impl Output {
     }
 }
 
-/// The bound of numbers, or that of codes: one code, where a value lies half-way between two.
+/// The bound of numbers, or that of rounded ones: half a step of 11 bits more, or one code, where a value lies half-way
+/// between two.
 pub fn bound(format: ActivationFormat, numbers: f32) -> f32 {
     match format {
         ActivationFormat::F32 => numbers,
         ActivationFormat::Q8 => 1.01 / 127.0,
+        ActivationFormat::F16 => numbers + 4.9e-4,
     }
 }

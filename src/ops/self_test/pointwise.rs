@@ -2,7 +2,7 @@
 
 use super::{
     SelfTest,
-    output::{FORMATS, Output, bound},
+    output::{Output, bound},
     worst,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         RowCount, SWIGLU, Swiglu, weight::uniform_values,
     },
     reference,
-    tensor::Tensor,
+    tensor::{ActivationFormat, Tensor},
 };
 
 const ROWS: usize = 3;
@@ -32,7 +32,7 @@ pub async fn rms_norm(test: &mut SelfTest<'_>) -> Result<()> {
         };
         let mut sum = rows(&x);
         let expected = reference::rms_norm(&mut sum, residual.then(|| rows(&delta)).as_deref(), &weight, eps);
-        for format in FORMATS {
+        for format in ActivationFormat::ALL {
             let shape = RmsNormShape { residual, gather, format };
             // WGSL promises a square root to some 3 units in the last place.
             test.check(&RMS_NORM, &shape, format!("{case}, {format:?}"), bound(format, 2e-6), async |gpu| {
@@ -81,7 +81,7 @@ pub async fn residual_add(test: &mut SelfTest<'_>) -> Result<()> {
 pub async fn swiglu(test: &mut SelfTest<'_>) -> Result<()> {
     let values = uniform_values(1, ROWS * 2 * COLS, 4.0);
     let expected = reference::swiglu(&values);
-    for format in FORMATS {
+    for format in ActivationFormat::ALL {
         // WGSL promises exp(x) to 3 + 2 |x| units in the last place, and |x| is 7 at most.
         test.check(&SWIGLU, &format, format!("{format:?}"), bound(format, 5e-6), async |gpu| {
             let gate_up = Tensor::from_values(gpu, "gate_up", &values, 2 * COLS as u32)?;
@@ -106,7 +106,7 @@ pub async fn gather(test: &mut SelfTest<'_>, axis: Axis) -> Result<()> {
         Axis::Rows => reference::gather_rows(&values, COLS, &indices),
         Axis::Cols => reference::gather_cols(&values, COLS, &indices),
     };
-    for format in FORMATS {
+    for format in ActivationFormat::ALL {
         let shape = GatherShape { axis, format };
         test.check(&GATHER, &shape, format!("{axis:?}, {format:?}"), bound(format, 0.0), async |gpu| {
             let x = &Tensor::from_values(gpu, "x", &values, COLS as u32)?;

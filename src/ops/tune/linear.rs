@@ -8,7 +8,7 @@ use crate::{
         MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, RowCount, Variant, Weight, count,
         matmul::subject,
     },
-    tensor::{Q8Tensor, Tensor},
+    tensor::{Rounded, Tensor},
 };
 
 /// Copies of a matrix take so much at most: past the caches of any device.
@@ -39,14 +39,14 @@ pub fn mat_vec(tuner: &mut Tuner, matrix: &TuneMatrix) -> Result<()> {
 pub fn mat_mat(tuner: &mut Tuner, matrix: &TuneMatrix, most: u32) -> Result<()> {
     let format = matrix.format;
     let rows = (RowCount::many(count::ROWS, most), most.min(MANY));
-    product(tuner, &MAT_MAT, &[MatMatShape { format, q8: true, most, experts: false }], matrix, &[rows])
+    product(tuner, &MAT_MAT, &[MatMatShape { format, rounded: true, most, experts: false }], matrix, &[rows])
 }
 
 /// Some of a model's matrices, with activations for them, all zero.
 struct Layers {
     weights: Vec<Weight>,
     x: Tensor,
-    x_q8: Q8Tensor,
+    rounded: Rounded,
     y: Tensor,
 }
 
@@ -57,7 +57,7 @@ impl Layers {
         Ok(Self {
             weights: (0..count).map(|_| weight()).collect::<Result<_>>()?,
             x: Tensor::zeros(gpu, "x", rows, inputs)?,
-            x_q8: Q8Tensor::zeros(gpu, "x", rows, inputs)?,
+            rounded: Rounded::zeros(gpu, "x", rows, inputs)?,
             y: Tensor::zeros(gpu, "y", rows, outputs)?,
         })
     }
@@ -72,11 +72,11 @@ impl Layers {
         let recorder = |&(row_count, rows): &(RowCount, u32)| {
             let counts = gpu.upload("counts", &[rows])?;
             Ok(move |gpu: &Gpu, recording: &mut Recording, index: usize| {
-                let Self { weights, x, x_q8, y } = self;
+                let Self { weights, x, rounded, y } = self;
                 let (weight, rows, label) = (&weights[index % weights.len()], row_count, "tuning");
-                // What computes activations writes their codes as well.
-                Matmul { weight, x, x_q8: Some(x_q8), y, rows, counts: &counts, experts: None, label }
-                    .record(gpu, recording)
+                // What computes activations rounds them as well.
+                let (rounded, counts) = (Some(rounded), &counts);
+                Matmul { weight, x, rounded, y, rows, counts, experts: None, label }.record(gpu, recording)
             })
         };
         let recorders = rows.iter().map(recorder).collect::<Result<Vec<_>>>()?;
