@@ -146,9 +146,10 @@ fn a_block_takes_few_dispatches() {
     let (found, _) = dispatches("f16", KvFormat::Q8_0, &[], None);
     assert_eq!(found, 7 * blocks + 4, "floats, blocks of keys and values are more than a pair");
     // Without subgroups, the likeliest product multiplies integers on every device.
-    for disable in [[Capability::Subgroup].as_slice(), &[Capability::Subgroup, Capability::Fused]] {
-        let (found, _) = dispatches("q4_0", KvFormat::F16, disable, None);
-        assert_eq!(found, 10 * blocks + 3, "integers");
+    for (also, steps) in [(None, 9), (Some(Capability::NineBuffers), 10), (Some(Capability::Fused), 10)] {
+        let disable: Vec<_> = also.into_iter().chain([Capability::Subgroup]).collect();
+        let (found, _) = dispatches("q4_0", KvFormat::F16, &disable, None);
+        assert_eq!(found, steps * blocks + 3, "integers without {disable:?}");
     }
     let (found, _) = dispatches("f16", KvFormat::F16, &[Capability::Fused], None);
     assert_eq!(found, 10 * blocks + 3, "nothing fused");

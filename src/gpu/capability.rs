@@ -30,6 +30,8 @@ pub enum Capability {
     Fused,
     /// The driver's compiled pipelines, kept on disk.
     PipelineCache,
+    /// Kernels that bind a storage buffer more than the eight that WebGPU promises.
+    NineBuffers,
 }
 
 struct Row {
@@ -41,7 +43,7 @@ struct Row {
 const COOPERATIVE_MATRIX: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-const CAPABILITIES: [Row; 12] = [
+const CAPABILITIES: [Row; 13] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
     Row { capability: Capability::F16Conversion, name: "f16_conversion", features: wgpu::Features::empty() },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
@@ -66,6 +68,7 @@ const CAPABILITIES: [Row; 12] = [
         name: "pipeline_cache",
         features: wgpu::Features::PIPELINE_CACHE,
     },
+    Row { capability: Capability::NineBuffers, name: "nine_buffers", features: wgpu::Features::empty() },
 ];
 
 impl Capability {
@@ -91,6 +94,7 @@ impl Capability {
                 let flags = adapter.get_downlevel_capabilities().flags;
                 flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32)
             }
+            Capability::NineBuffers => adapter.limits().max_storage_buffers_per_shader_stage >= 9,
             Capability::Cpu => adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             _ => true,
         }

@@ -94,7 +94,12 @@ impl Gpu {
         if !options.shaders.is_empty() {
             capabilities = capabilities.without([Capability::Unchecked].into_iter().collect());
         }
-        let required_limits = if options.floor_limits { wgpu::Limits::default() } else { adapter.limits() };
+        let required_limits = if options.floor_limits {
+            capabilities = capabilities.without([Capability::NineBuffers].into_iter().collect());
+            wgpu::Limits::default()
+        } else {
+            adapter.limits()
+        };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("mistral-wgpu"),

@@ -91,14 +91,34 @@ fn rows(shape: &MatVecShape, rows: u32) -> KernelKey {
     key("mat_vec_rows", shape, rows, 8)
 }
 
-fn rows_integer(shape: &MatVecShape) -> KernelKey {
-    KernelKey { needs: READS_WIDE, ..rows(shape, 8) }
+/// Whether both factors are there as integers.
+fn integer(shape: &MatVecShape) -> bool {
+    shape.rounded && reads_integers(shape.format) && !shape.normed
 }
 
-/// Whether both factors are there as integers, and no more buffers are bound than every device can.
-fn integer(shape: &MatVecShape) -> bool {
-    let bound = matches!(shape.epilogue, EpilogueShape::RopeKv(_));
-    shape.rounded && reads_integers(shape.format) && !shape.normed && !bound
+/// What kernels of integers need; in the second place with the epilogue that binds most: each factor has its scales in a buffer
+/// of its own, so that there are nine.
+type Needs = [&'static [Capability]; 2];
+
+const INTEGER: Needs = [&[Capability::Integer], &[Capability::Integer, Capability::NineBuffers]];
+
+const INTEGER_SUBGROUP: Needs = [
+    &[Capability::Integer, Capability::Subgroup],
+    &[Capability::Integer, Capability::Subgroup, Capability::NineBuffers],
+];
+
+const INTEGER_WIDE: Needs = [
+    READS_WIDE,
+    &[Capability::Cpu, Capability::Integer, Capability::Int64, Capability::Subgroup, Capability::NineBuffers],
+];
+
+fn integer_key(needs: Needs, shape: &MatVecShape, key: KernelKey) -> KernelKey {
+    let binds_nine = matches!(shape.epilogue, EpilogueShape::RopeKv(_));
+    KernelKey { needs: needs[usize::from(binds_nine)], ..key }
+}
+
+fn rows_integer(shape: &MatVecShape) -> KernelKey {
+    integer_key(INTEGER_WIDE, shape, rows(shape, 8))
 }
 
 const VARIANTS: &[Variant<MatVecShape>] = &[
@@ -120,13 +140,9 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
     Variant {
         name: "integer_subgroup",
         fits: integer,
-        key: |shape| KernelKey { needs: &[Capability::Integer, Capability::Subgroup], ..baseline(shape) },
+        key: |shape| integer_key(INTEGER_SUBGROUP, shape, baseline(shape)),
     },
-    Variant {
-        name: "integer",
-        fits: integer,
-        key: |shape| KernelKey { needs: &[Capability::Integer], ..baseline(shape) },
-    },
+    Variant { name: "integer", fits: integer, key: |shape| integer_key(INTEGER, shape, baseline(shape)) },
     Variant {
         name: "subgroup_tall",
         fits: |_| true,
