@@ -18,6 +18,7 @@ use mistral_wgpu::{
     text::Encode,
 };
 use pollster::block_on;
+use rayon::prelude::*;
 use serde_json::Value;
 
 fn demo() -> &'static Path {
@@ -71,8 +72,8 @@ struct Found {
     right: Vec<bool>,
 }
 
-/// Prompt and answer are one batch, or with `few` the answer goes in batches of 8 tokens at most, and nothing is kept of
-/// the prompt.
+/// Prompt and answer are one batch, or with `few` the answer goes in batches of 8 tokens, what is left token by token, and
+/// nothing is kept of the prompt. Batches of other sizes have kernels of their own, which take long to compile.
 fn compute(gpu: &Gpu, format: &'static Format, kv_format: KvFormat, texts: &[Text], few: bool) -> Found {
     let config = ModelConfig::from_dir(demo()).unwrap();
     let checkpoint = Checkpoint::open(demo()).unwrap();
@@ -84,7 +85,9 @@ fn compute(gpu: &Gpu, format: &'static Format, kv_format: KvFormat, texts: &[Tex
     for Text { tokens, prompt } in texts {
         let mut sequence = model.sequence();
         let (given, wanted) = tokens.split_at(if few { prompt - 1 } else { 0 });
-        let batches = wanted.chunks(if few { 8 } else { 256 }).map(|tokens| (tokens, LogitRows::All));
+        let (whole, rest) = wanted.split_at(if few { wanted.len() / 8 * 8 } else { wanted.len() });
+        let batches = whole.chunks(if few { 8 } else { 256 }).chain(rest.chunks(1));
+        let batches = batches.map(|tokens| (tokens, LogitRows::All));
         let first = (few && !given.is_empty()).then_some((given, LogitRows::None));
         let mut found = Vec::new();
         for (tokens, logits) in first.into_iter().chain(batches) {
@@ -167,9 +170,10 @@ fn coarse(key: &KernelKey) -> bool {
 
 /// Every runnable variant of an operation with the usual formats, and the first of the table with those that stand for the
 /// others.
-fn variants<S>(operation: &Operation<S>, few: bool, shape: impl Fn(&'static Format) -> S) {
+fn variants<S>(operation: &Operation<S>, few: bool, shape: impl Fn(&'static Format) -> S + Sync) {
     let (all, some) = (texts(TEXTS), texts(FEW_TEXTS));
-    for format in FORMATS.into_iter().filter(|format| stands_for_others(format)) {
+    let formats: Vec<_> = FORMATS.into_iter().filter(|format| stands_for_others(format)).collect();
+    formats.par_iter().for_each(|format| {
         let shape = shape(format);
         let usual = ["q8_0", "q4_0"].contains(&format.name);
         let texts = if usual { &all } else { &some };
@@ -183,7 +187,7 @@ fn variants<S>(operation: &Operation<S>, few: bool, shape: impl Fn(&'static Form
             let coarse = coarse(&(variant.key)(&shape));
             Changed { name, found: of(variant), expected: &expected, coarse, in_prompts: 0.03 }.check();
         }
-    }
+    });
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //   node dawn.mjs FOLDER serve                  runs dispatches told on standard input, and answers on
 //                                               descriptor 3 (see dawn.rs)
 //
-// FOLDER is where npm put the package `webgpu`. The device has WebGPU's default limits.
+// FOLDER is where npm put the package `webgpu`. The device has WebGPU's default limits, but for a storage buffer more in a
+// kernel, where it has so many.
 import { createWriteStream, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
@@ -18,7 +19,11 @@ globalThis.gpu = create([]); // collected as garbage, it would take the process 
 const adapter = await gpu.requestAdapter({});
 if (!adapter) throw new Error('Dawn found no adapter');
 const features = ['shader-f16', 'subgroups'].filter(feature => adapter.features.has(feature));
-const device = await adapter.requestDevice({ requiredFeatures: features });
+const maxStorageBuffersPerShaderStage = Math.min(9, adapter.limits.maxStorageBuffersPerShaderStage);
+const device = await adapter.requestDevice({
+  requiredFeatures: features,
+  requiredLimits: { maxStorageBuffersPerShaderStage },
+});
 
 // naga takes subgroup operations for granted, WebGPU wants them named.
 const portable = wgsl => (/\bsubgroup[A-Z_]|\bnum_subgroups\b/.test(wgsl) ? `enable subgroups;\n${wgsl}` : wgsl);
