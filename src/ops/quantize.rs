@@ -48,7 +48,8 @@ impl Quantize<'_> {
     /// # Panics
     /// When the shapes contradict each other.
     pub fn record(&self, gpu: &Gpu, recording: &mut Recording) -> Result<()> {
-        assert!(self.x.cols == self.y.cols(), "shapes differ");
+        let rows = if let RowCount::Few(rows) = self.rows { rows } else { self.x.rows };
+        assert!(self.x.cols == self.y.cols() && rows <= self.y.rows(), "shapes differ");
         if self.y.format() == ActivationFormat::F32 {
             return Ok(());
         }

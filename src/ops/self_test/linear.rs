@@ -64,13 +64,14 @@ const ROUNDED: f32 = 1e-3;
 const ROUNDED_TO_F16: f32 = 2e-4;
 
 pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
-    const ROWS: u32 = 3;
+    const ROWS: u32 = 4;
     const COLS: usize = 36;
     let mut values = uniform_values(3, ROWS as usize * COLS, 1.0);
-    // Large and small blocks, the latter subnormal in 16 bits, and one of zeros.
+    // Large and small blocks, one of zeros, and some that are subnormal in 16 bits.
     values[..32].iter_mut().for_each(|value| *value *= 1e12);
-    values[COLS..][..32].iter_mut().for_each(|value| *value *= 1e-6);
-    values[2 * COLS..].fill(0.0);
+    values[COLS..][..32].iter_mut().for_each(|value| *value *= 1e-12);
+    values[2 * COLS..3 * COLS].fill(0.0);
+    values[3 * COLS..].iter_mut().for_each(|value| *value *= 1e-6);
     for format in [ActivationFormat::Q8, ActivationFormat::F16] {
         let (case, bound) = (format!("blocks of all sizes to {format:?}"), output::bound(format, 0.0));
         test.check(&QUANTIZE, &format, case, bound, async |gpu| {
