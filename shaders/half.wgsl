@@ -5,10 +5,16 @@ fn half_of(word: u32, place: u32) -> u32 {
     return (word >> (16u * (place & 1u))) & 0xffffu;
 }
 
-// A finite f16 from its bits, exactly, by integer arithmetic: drivers may flush subnormals to zero.
-// The exponent's bias is 15 in f16 and 127 in f32; the mantissa has 10 and 23 bits.
+// A finite f16 from its bits: by the device's own conversion, where that takes no subnormal number for zero.
+@if(f16_conversion)
+fn half_value(bits: u32) -> f32 {
+    return unpack2x16float(bits).x;
+}
+
+// Or by integer arithmetic. The exponent's bias is 15 in f16 and 127 in f32; the mantissa has 10 and 23 bits.
 // 0x3e00 = 0|01111|1000000000 is 1.5: (0x3e00 << 13) + (112 << 23) = 0x3fc00000.
 // 0x8003 is subnormal: -3 × 2⁻²⁴.
+@else
 fn half_value(bits: u32) -> f32 {
     let magnitude = bits & 0x7fffu;
     let normal = bitcast<f32>((magnitude << 13u) + (112u << 23u));
@@ -19,16 +25,11 @@ fn half_value(bits: u32) -> f32 {
 
 // The low and the high half of a word.
 fn half_pair(word: u32) -> vec2f {
-    return vec2f(half_value(half_of(word, 0u)), half_value(half_of(word, 1u)));
+    @if(f16_conversion) return unpack2x16float(word);
+    @else return vec2f(half_value(half_of(word, 0u)), half_value(half_of(word, 1u)));
 }
 
-// Two words by the device's own conversion, which may take subnormal ones, below 6e-5, for zero: the self-test tells.
-@if(f16_conversion)
-fn half_quad(words: vec2u) -> vec4f {
-    return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
-}
-
-@else
+// Of two words.
 fn half_quad(words: vec2u) -> vec4f {
     return vec4f(half_pair(words.x), half_pair(words.y));
 }

@@ -87,9 +87,9 @@ fn every_variant_passes_on_floor_limits() {
     passes(&FLOOR);
 }
 
-/// A device on which shaders are edited: `(file, from, to)`.
-fn broken(edits: &[(&str, &str, &str)]) -> Gpu {
-    let mut options = GpuOptions::default();
+/// A device without the capabilities of `disable`, on which shaders are edited: `(file, from, to)`.
+fn broken(edits: &[(&str, &str, &str)], disable: &str) -> Gpu {
+    let mut options = GpuOptions { disable: disable.parse().unwrap(), ..Default::default() };
     for (name, from, to) in edits {
         let (_, source) = SHADERS.iter().find(|(file, _)| file == name).unwrap();
         let text = options.shaders.entry((*name).to_owned()).or_insert_with(|| (*source).to_owned());
@@ -118,13 +118,9 @@ fn of(variant: &str, operations: &[&str]) -> bool {
     operations.contains(&variant.split('/').next().unwrap())
 }
 
-/// Variants that read 16-bit floats as integers: scales of weights, keys and values.
+/// Variants that read 16-bit floats: scales of weights, keys and values.
 fn halves(variant: &str) -> bool {
-    // Attention with the device's own conversion stays right, and with it the merge.
-    let own = GPU.capabilities().has(&[Capability::F16Conversion]);
-    let converts = variant.ends_with("f16") || variant.contains("matrices");
-    of(variant, &["embedding", "mat_mat", "mat_vec"])
-        || attention(variant) && !converts && !(own && of(variant, &["attention_combine"]))
+    of(variant, &["half", "embedding", "mat_mat", "mat_vec"]) || attention(variant)
 }
 
 /// Variants that write activations rounded, too, and products that have none to read then.
@@ -336,7 +332,8 @@ fn faults_are_found() {
     let optional = GPU.capabilities().has(&[Capability::Subgroup, Capability::Int64, Capability::Cpu]);
     devices.par_iter().for_each(|(faults, _)| {
         let edits: Vec<_> = faults.iter().map(|(file, from, to, _)| (*file, *from, *to)).collect();
-        let [mut tested, wrong] = tested(&broken(&edits), &shapes);
+        // Without the device's own conversion, which is right, and would be used.
+        let [mut tested, wrong] = tested(&broken(&edits, "f16_conversion"), &shapes);
         for (file, from, _, expected) in faults {
             let may_lack = !optional || *file == "mat_mat_matrices";
             assert!(tested.iter().any(|variant| expected(variant)) || may_lack, "{file}, `{from}`: untested");
@@ -361,7 +358,7 @@ fn few_subgroups_take_turns() {
         let edits = ["mat_mat_matrices", "attention_matrices"].map(|file| {
             [(file, "invocation.subgroups", subgroups), (file, "invocation.subgroup,", nobody_else.as_str())]
         });
-        let [tested, wrong] = tested(&broken(edits.as_flattened()), &shapes);
+        let [tested, wrong] = tested(&broken(edits.as_flattened(), ""), &shapes);
         assert!(tested.iter().any(|variant| variant.contains("matrices")), "{tested:?}");
         assert!(wrong.is_empty(), "{subgroups}: {wrong:?}");
     }
@@ -399,10 +396,13 @@ fn a_broken_variant_is_dropped_and_the_output_stays_right() {
     let (gpu, right) = if GPU.capabilities().has(&[Capability::Cpu]) {
         let tree = ("mat_vec", "[row][col] += partial_sums", "[row][col] = partial_sums");
         let rows = ("mat_vec_rows", "fma(w.w, v.w,", "fma(w.w, v.x,");
-        (broken(&[tree, rows, ("reduce", "let total = partial_sums[0]", "let total = 0.0")]), "subgroup_tall")
+        (
+            broken(&[tree, rows, ("reduce", "let total = partial_sums[0]", "let total = 0.0")], ""),
+            "subgroup_tall",
+        )
     } else {
         let sums = ("mat_vec", "let sum = subgroupAdd((*sums)[row][col]);", "let sum = (*sums)[row][col];");
-        (broken(&[sums, ("reduce", "total += partial_sums[i];", "total = partial_sums[i];")]), "baseline")
+        (broken(&[sums, ("reduce", "total += partial_sums[i];", "total = partial_sums[i];")], ""), "baseline")
     };
     let before = error(&gpu);
     assert!(before > 1e-2 || before.is_nan(), "error {before:e} of a broken device");
@@ -417,12 +417,25 @@ fn a_broken_variant_is_dropped_and_the_output_stays_right() {
 
 #[test]
 fn an_operation_without_a_right_variant_is_an_error() {
-    let gpu = broken(&[("silu", "/ (1.0 + small)", "")]);
+    let gpu = broken(&[("silu", "/ (1.0 + small)", "")], "");
     let [_, wrong] = tested(&gpu, &shapes("f32", KvFormat::F32));
     assert!(wrong.iter().all(|variant| of(variant, &["swiglu", "mat_vec_swiglu"])), "{wrong:?}");
     let error = SWIGLU.choose(&gpu, &ActivationFormat::F32).err().unwrap();
     assert_eq!(error.kind(), mistral_wgpu::ErrorKind::Device);
     assert_eq!(error.subject(), "swiglu");
+}
+
+/// Everything else is right then, without it.
+#[test]
+fn a_conversion_that_loses_subnormal_numbers_is_not_used() {
+    if !GPU.capabilities().has(&[Capability::F16Conversion]) {
+        eprintln!("skipped: {} has no conversion of its own", GPU.description().name);
+        return;
+    }
+    let flushed = "unpack2x16float(select(word, 0u, (word & 0x7c007c00u) == 0u))";
+    let gpu = broken(&[("half", "unpack2x16float(word)", flushed)], "");
+    let [_, wrong] = tested(&gpu, &shapes("f32", KvFormat::F16));
+    assert_eq!(wrong, ["half/f16_conversion"]);
 }
 
 #[test]

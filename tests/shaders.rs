@@ -11,12 +11,19 @@ use mistral_wgpu::{
     ops::compositions,
 };
 use naga::back::{hlsl, msl, spv};
+use rayon::prelude::*;
 
-/// Every composition, with the name of its files.
+/// Every composition, with the name of its files; those that read 16-bit floats by the device's conversion, and without.
 static COMPOSITIONS: LazyLock<Vec<(String, KernelKey, Composed)>> = LazyLock::new(|| {
-    let composed = compositions().into_iter().enumerate().map(|(number, key)| {
-        let composed = compose(&key).unwrap_or_else(|error| panic!("{key:?}: {error}"));
-        (format!("{number:04}-{}", key.shader.replace('/', "_")), key, composed)
+    let composed = compositions().into_par_iter().enumerate().flat_map_iter(|(number, key)| {
+        let name = format!("{number:04}-{}", key.shader.replace('/', "_"));
+        let compose = |key: KernelKey| {
+            let composed = compose(&key).unwrap_or_else(|error| panic!("{key:?}: {error}"));
+            (key, composed)
+        };
+        let (without, with) = (compose(key.clone()), compose(key.converts(true)));
+        let with = (with.1.wgsl != without.1.wgsl).then(|| (format!("{name}-converts"), with.0, with.1));
+        [(name, without.0, without.1)].into_iter().chain(with)
     });
     composed.collect()
 });

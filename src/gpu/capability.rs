@@ -7,7 +7,8 @@ use crate::{Error, ErrorKind, Result};
 pub enum Capability {
     /// 16-bit floats in shaders.
     F16,
-    /// Conversion of 16-bit floats in pairs (`unpack2x16float`), which devices have that do not compute with such.
+    /// The device's own conversion of 16-bit floats (`unpack2x16float`), by which every kernel reads them: see
+    /// [`KernelKey::converts`](super::KernelKey::converts).
     F16Conversion,
     /// Subgroup operations, of whatever subgroup size the driver picks.
     Subgroup,

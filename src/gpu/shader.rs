@@ -182,20 +182,16 @@ impl KernelKey {
     /// For subgroups that multiply matrices of `SIZE`, 8 or 16.
     pub fn matrices(self, size: u32) -> Self {
         let needs: &[Capability] = match size {
-            16 => &[
-                Capability::F16,
-                Capability::F16Conversion,
-                Capability::Subgroup,
-                Capability::CooperativeMatrix16,
-            ],
-            _ => &[
-                Capability::F16,
-                Capability::F16Conversion,
-                Capability::Subgroup,
-                Capability::CooperativeMatrix8,
-            ],
+            16 => &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16],
+            _ => &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix8],
         };
         Self { needs, ..self.constant("SIZE", size) }
+    }
+
+    /// Reads 16-bit floats, which may be scales, by the device's own conversion if `on`, and otherwise by integer arithmetic:
+    /// on a device, all kernels do or none, so that it is no part of what a variant needs.
+    pub fn converts(self, on: bool) -> Self {
+        self.flag(Capability::F16Conversion.name(), on)
     }
 
     /// Whether the shader uses cooperative matrices, which neither HLSL nor WebGPU has.
@@ -253,7 +249,8 @@ pub(super) fn compose_with(key: &KernelKey, replaced: &HashMap<String, String>) 
     if key.needs.contains(&Capability::F16) {
         capabilities |= valid::Capabilities::SHADER_FLOAT16;
     }
-    if key.needs.contains(&Capability::F16Conversion) {
+    let conversion = Capability::F16Conversion;
+    if key.needs.contains(&conversion) || key.flags.contains(&conversion.name()) {
         capabilities |= valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     }
     if key.needs.contains(&Capability::Subgroup) {

@@ -35,16 +35,6 @@ fn key(shader: &'static str, shape: &AttentionShape) -> KernelKey {
 /// Reads two words at once, and exchanges what all need: for drivers that load for one invocation after the other.
 const EXCHANGE: &[Capability] = &[Capability::Cpu, Capability::Int64, Capability::Subgroup];
 
-/// Reads a cache in `f16` with the device's own conversion.
-const F16: &[Capability] = &[Capability::F16Conversion];
-
-/// The same on a CPU.
-const NARROW_F16: &[Capability] = &[Capability::Cpu, Capability::F16Conversion];
-
-fn is_f16(shape: &AttentionShape) -> bool {
-    shape.kv == KvFormat::F16
-}
-
 /// Each workgroup computes `rows` rows of an item of at most `tile`, with `workgroup` invocations of `keys` keys
 /// each at a time; fewer for many heads and large ones, for the weights take `rows * group * workgroup * keys` floats
 /// of workgroup memory.
@@ -138,13 +128,7 @@ pub static ATTENTION_SINGLE: Operation<AttentionShape> = Operation {
             fits: |shape| exchanges(&narrow(shape)),
             key: |shape| KernelKey { needs: EXCHANGE, ..narrow(shape) },
         },
-        Variant {
-            name: "narrow_f16",
-            fits: is_f16,
-            key: |shape| KernelKey { needs: NARROW_F16, ..narrow(shape) },
-        },
         Variant { name: "narrow", fits: |_| true, key: narrow },
-        Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..wide(shape) } },
         Variant { name: "baseline", fits: |_| true, key: wide },
     ],
 };
@@ -158,15 +142,9 @@ pub static ATTENTION_TILED: Operation<AttentionShape> = Operation {
             fits: |shape| exchanges(&narrow_rows(shape)),
             key: |shape| KernelKey { needs: EXCHANGE, ..narrow_rows(shape) },
         },
-        Variant {
-            name: "narrow_f16",
-            fits: is_f16,
-            key: |shape| KernelKey { needs: NARROW_F16, ..narrow_rows(shape) },
-        },
         Variant { name: "narrow", fits: |_| true, key: narrow_rows },
         Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16) },
         Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8) },
-        Variant { name: "f16", fits: is_f16, key: |shape| KernelKey { needs: F16, ..tiled(shape) } },
         Variant { name: "baseline", fits: |_| true, key: tiled },
     ],
 };

@@ -3,7 +3,7 @@
 use super::{
     Operation, Variant,
     matmul::{EXPERTS, MatmulParams},
-    weight::{READS_WIDE, reads_f16, reads_integers, reads_small_integers, weight_key},
+    weight::{READS_WIDE, reads_integers, reads_small_integers, weight_key},
 };
 use crate::{
     gpu::{Capability, KernelKey},
@@ -153,14 +153,9 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
             name: "f16_tiles",
             fits: is_short,
             key: |shape| KernelKey {
-                needs: &[Capability::F16, Capability::F16Conversion],
+                needs: &[Capability::F16],
                 ..short("mat_mat", shape).flag(ROUNDS_TO_F16, true)
             },
-        },
-        Variant {
-            name: "f16",
-            fits: |shape| reads_f16(shape.format),
-            key: |shape| KernelKey { needs: &[Capability::F16Conversion], ..baseline(shape) },
         },
         Variant { name: "baseline", fits: |_| true, key: baseline },
     ],

@@ -3,7 +3,7 @@
 use super::{
     EpilogueShape, Operation, Variant,
     matmul::{EXPERTS, MatmulParams},
-    weight::{READS_WIDE, reads_f16, reads_integers, reads_small_integers, weight_key},
+    weight::{READS_WIDE, reads_integers, reads_small_integers, weight_key},
 };
 use crate::{
     gpu::{Capability, KernelKey},
@@ -79,12 +79,10 @@ fn tall(shape: &MatVecShape) -> KernelKey {
     words(key("mat_vec", shape, if shape.cols <= 4 { 8 } else { 4 }, 64), shape)
 }
 
-/// What kernels need that are not the baseline: for weights that are 16-bit floats, their conversion.
-fn subgroup(shape: &MatVecShape) -> &'static [Capability] {
-    if reads_f16(shape.format) { CONVERSION } else { &[Capability::Subgroup] }
-}
+const SUBGROUP: &[Capability] = &[Capability::Subgroup];
 
-const CONVERSION: &[Capability] = &[Capability::F16Conversion, Capability::Subgroup];
+/// The second, so that what rounds to 16 bits is switched off with what else does.
+const ROUNDED: &[Capability] = &[Capability::Subgroup, Capability::F16Conversion];
 
 /// A workgroup is no more than a subgroup of a CPU.
 fn rows(shape: &MatVecShape, rows: u32) -> KernelKey {
@@ -146,18 +144,18 @@ const VARIANTS: &[Variant<MatVecShape>] = &[
     Variant {
         name: "subgroup_tall",
         fits: |_| true,
-        key: |shape| KernelKey { needs: subgroup(shape), ..tall(shape) },
+        key: |shape| KernelKey { needs: SUBGROUP, ..tall(shape) },
     },
     Variant {
         name: "subgroup",
         fits: |_| true,
-        key: |shape| KernelKey { needs: subgroup(shape), ..words(baseline(shape), shape) },
+        key: |shape| KernelKey { needs: SUBGROUP, ..words(baseline(shape), shape) },
     },
     // Rounds what the others do not, so that it has to be faster than they are.
     Variant {
         name: "f16_activations",
         fits: |shape| shape.rounded && !shape.normed,
-        key: |shape| KernelKey { needs: CONVERSION, ..ActivationFormat::F16.specialise(tall(shape)) },
+        key: |shape| KernelKey { needs: ROUNDED, ..ActivationFormat::F16.specialise(tall(shape)) },
     },
     Variant { name: "baseline", fits: |_| true, key: |shape| words(baseline(shape), shape) },
 ];

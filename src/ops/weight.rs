@@ -267,11 +267,6 @@ pub(super) fn weight_key(shader: &'static str, format: &'static Format) -> Kerne
         .constant("QUADS", QUADS)
 }
 
-/// Whether the device's own 16-bit floats read the codes: where it has them, for codes that are such.
-pub(super) fn reads_f16(format: &Format) -> bool {
-    format.name == "f16"
-}
-
 /// Whether the weights are integers times scales, so that its shader has `weight_codes`.
 pub(super) fn reads_integers(format: &Format) -> bool {
     format.scale_halves > 0

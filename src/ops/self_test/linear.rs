@@ -5,15 +5,17 @@ use super::{
     output::{self, Output},
     worst,
 };
+use half::f16;
+
 use crate::{
     Result,
-    gpu::{Gpu, KernelKey, Recording},
+    gpu::{Capability, Gpu, KernelKey, Recording},
     ops::{
         EMBEDDING, Embedding, MAT_MAT, MAT_VEC, MatMatShape, MatVecShape, Matmul, Operation, QUANTIZE,
-        Quantize, RouteShape, Routes, Row, RowCount, SAMPLED, Weight, count, matmul::reads, rounds_to_f16,
-        weight::uniform_values,
+        Quantize, RouteShape, Routes, Row, RowCount, SAMPLED, Variant, Weight, count, matmul::reads,
+        rounds_to_f16, weight::uniform_values,
     },
-    quant::{BLOCK, Format, Matrix},
+    quant::{BLOCK, Format, Matrix, by_name},
     reference,
     tensor::{ActivationFormat, Rounded, Tensor},
 };
@@ -36,24 +38,55 @@ fn matrix(format: &'static Format, rows: usize, cols: usize) -> Matrix {
     Matrix::encode(format, rows, cols, &values)
 }
 
+/// How every kernel reads 16-bit floats: see [`KernelKey::converts`].
+static HALF: Operation<()> = Operation {
+    name: "half",
+    variants: &[
+        Variant {
+            name: "f16_conversion",
+            fits: |()| true,
+            key: |()| KernelKey { needs: &[Capability::F16Conversion], ..KernelKey::new("embedding") },
+        },
+        Variant { name: "baseline", fits: |()| true, key: |()| KernelKey::new("embedding") },
+    ],
+};
+
+/// Every finite number of 16 bits, as weights.
+pub async fn half(test: &mut SelfTest<'_>) -> Result<()> {
+    let values: Vec<f32> =
+        (0..=u16::MAX).map(f16::from_bits).filter(|value| value.is_finite()).map(f16::to_f32).collect();
+    let format = by_name("f16").expect("a format of the table");
+    let matrix = Matrix::encode(format, 1, values.len(), &values);
+    test.check(&HALF, &(), "every number", 0.0, async |gpu| {
+        Ok(worst(&embed(gpu, &matrix, &[0]).await?, &values, |_| 1.0))
+    })
+    .await
+}
+
 pub async fn embedding(test: &mut SelfTest<'_>, format: &'static Format) -> Result<()> {
     let matrix = matrix(format, ROWS, COLS);
     let tokens = [3u32, 0, ROWS as u32 - 1];
     let expected = reference::embedding(&matrix, &tokens);
     // One multiplication of few bits is exact.
     test.check(&EMBEDDING, &format, format.name, 1e-7, async |gpu| {
-        let weight = Weight::from_matrix(gpu, "weight", &matrix)?;
-        let rows = [tokens[0], tokens[1], SAMPLED + 2];
-        let rows = rows.map(|token| Row { token, ..bytemuck::Zeroable::zeroed() });
-        let rows = gpu.upload("rows", &rows)?;
-        let sampled = gpu.upload("sampled", &tokens)?;
-        let y = Tensor::zeros(gpu, "y", tokens.len() as u32, weight.cols)?;
-        let mut recording = Recording::default();
-        Embedding { weight: &weight, rows: &rows, sampled: &sampled, y: &y }.record(gpu, &mut recording)?;
-        gpu.replay(&recording, &[tokens.len() as u64], None)?;
-        Ok(worst(&y.download(gpu, y.rows).await?, &expected, |index| expected[index].abs()))
+        Ok(worst(&embed(gpu, &matrix, &tokens).await?, &expected, |index| expected[index].abs()))
     })
     .await
+}
+
+/// Rows of the matrix; the last token is given by where it was sampled.
+async fn embed(gpu: &Gpu, matrix: &Matrix, tokens: &[u32]) -> Result<Vec<f32>> {
+    let weight = Weight::from_matrix(gpu, "weight", matrix)?;
+    let last = tokens.len() as u32 - 1;
+    let rows = tokens[..last as usize].iter().copied().chain([SAMPLED + last]);
+    let rows: Vec<_> = rows.map(|token| Row { token, ..bytemuck::Zeroable::zeroed() }).collect();
+    let rows = gpu.upload("rows", &rows)?;
+    let sampled = gpu.upload("sampled", tokens)?;
+    let y = Tensor::zeros(gpu, "y", tokens.len() as u32, weight.cols)?;
+    let mut recording = Recording::default();
+    Embedding { weight: &weight, rows: &rows, sampled: &sampled, y: &y }.record(gpu, &mut recording)?;
+    gpu.replay(&recording, &[tokens.len() as u64], None)?;
+    y.download(gpu, y.rows).await
 }
 
 /// A value in 8-bit codes is off by half a step of a 127th of the largest in its block. In a sum of

@@ -93,6 +93,7 @@ impl Part {
         let test = &mut SelfTest { gpu, rows: Vec::new() };
         match *self {
             Self::Plain => {
+                linear::half(test).await?; // what all others read may depend on it
                 linear::quantize(test).await?;
                 pointwise::rms_norm(test).await?;
                 pointwise::residual_add(test).await?;
