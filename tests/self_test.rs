@@ -436,7 +436,7 @@ fn lost_subnormal_numbers_are_found() {
     assert_eq!(wrong, tested);
 }
 
-/// Everything else is right then, without it.
+/// The device goes on by integers, and nothing else is wrong.
 #[test]
 fn a_conversion_that_loses_subnormal_numbers_is_not_used() {
     if !GPU.capabilities().has(&[Capability::F16Conversion]) {

@@ -1,12 +1,12 @@
 //! Products with weights, and rows of them.
 
+use half::f16;
+
 use super::{
     SelfTest,
     output::{self, Output},
     worst,
 };
-use half::f16;
-
 use crate::{
     Result,
     gpu::{Capability, Gpu, KernelKey, Recording},
@@ -38,7 +38,7 @@ fn matrix(format: &'static Format, rows: usize, cols: usize) -> Matrix {
     Matrix::encode(format, rows, cols, &values)
 }
 
-/// How every kernel reads 16-bit floats: see [`KernelKey::converts`].
+/// How every kernel reads 16-bit floats, see [`KernelKey::converts`]: here that of [`Embedding`], whose table has its key.
 static HALF: Operation<()> = Operation {
     name: "half",
     variants: &[
