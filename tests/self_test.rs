@@ -447,6 +447,7 @@ fn a_conversion_that_loses_subnormal_numbers_is_not_used() {
     let gpu = broken(&[("half", "unpack2x16float(word)", flushed)]);
     let [_, wrong] = tested(&gpu, &shapes("f32", KvFormat::F16));
     assert_eq!(wrong, ["half/f16_conversion"]);
+    assert!(!gpu.capabilities().has(&[Capability::F16Conversion]));
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub struct GpuOptions {
     pub shaders: HashMap<String, String>,
 }
 
+/// By what name [`Gpu::reject`] excludes the device's own conversion of 16-bit floats.
+const F16_CONVERSION: &str = "half/f16_conversion";
+
 /// An opened device with its queue, compiled kernels and pace; cloning makes another handle to it.
 #[derive(Clone)]
 pub struct Gpu {
@@ -174,9 +177,13 @@ impl Gpu {
         &self.description
     }
 
-    /// Optional paths in use.
+    /// Optional paths in use: without the device's conversion of 16-bit floats, where it was found wrong.
     pub fn capabilities(&self) -> Capabilities {
-        self.capabilities
+        if self.rejects(F16_CONVERSION) {
+            self.capabilities.without([Capability::F16Conversion].into_iter().collect())
+        } else {
+            self.capabilities
+        }
     }
 
     /// Limits in force.

@@ -30,9 +30,6 @@ pub struct Kernel {
 /// compile other keys, and none compiles the same.
 pub(super) type Slot = Arc<Mutex<Option<Arc<Kernel>>>>;
 
-/// By what name [`Gpu::reject`] excludes the device's own conversion of 16-bit floats.
-const F16_CONVERSION: &str = "half/f16_conversion";
-
 impl Gpu {
     /// The kernel of `key`, compiled at its first use.
     ///
@@ -40,7 +37,7 @@ impl Gpu {
     /// [`ErrorKind::Shader`] when it does not compose or the device lacks what it needs,
     /// [`ErrorKind::Device`] when the driver refuses it.
     pub fn kernel(&self, key: &KernelKey) -> Result<Arc<Kernel>> {
-        let key = &key.clone().converts(self.converts_f16());
+        let key = &key.clone().converts(self.capabilities().has(&[Capability::F16Conversion]));
         let slot = {
             let mut slots = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
             match slots.get(key) {
@@ -53,11 +50,6 @@ impl Gpu {
             Some(kernel) => Ok(kernel.clone()),
             None => Ok(slot.insert(Arc::new(self.compile(key)?)).clone()),
         }
-    }
-
-    /// Whether kernels read 16-bit floats by the device's own conversion: if it was not found to be wrong.
-    fn converts_f16(&self) -> bool {
-        self.capabilities().has(&[Capability::F16Conversion]) && !self.rejects(F16_CONVERSION)
     }
 
     fn compile(&self, key: &KernelKey) -> Result<Kernel> {
