@@ -25,6 +25,7 @@ use mistral_wgpu::{
     reference::argmax,
 };
 use pollster::block_on;
+use rayon::prelude::*;
 
 /// The device without kernels that round activations.
 static EXACT: LazyLock<Gpu> = LazyLock::new(|| {
@@ -92,7 +93,7 @@ fn load(gpu: &Gpu, base: &str, adapters: &[AdapterSource], format: Option<&str>)
 #[test]
 fn logits_agree_with_peft() {
     let golden = Golden::open("adapters/golden.safetensors");
-    for gpu in [&*EXACT, &*FLOOR] {
+    [&*EXACT, &*FLOOR].into_par_iter().for_each(|gpu| {
         for (name, case) in Case::all() {
             let mut model = case.load(gpu);
             let expected = golden.f32(&format!("{name}.logits"));
@@ -103,7 +104,7 @@ fn logits_agree_with_peft() {
                 assert!(difference <= 1e-5, "{name}, chunks of {chunk}: {difference:e}");
             }
         }
-    }
+    });
 }
 
 #[test]

@@ -5,8 +5,9 @@ mod batch;
 mod device;
 
 use batch::Sequence;
-use device::{FLOOR, GPU, difference, largest};
+use device::{FLOOR, GPU, difference, largest, on_both};
 use mistral_wgpu::{gpu::*, ops::*, reference};
+use rayon::prelude::*;
 
 const WINDOWS: [Option<u32>; 5] = [None, Some(1), Some(8), Some(33), Some(100)];
 
@@ -69,18 +70,16 @@ fn error(
 fn attention_of_every_shape() {
     let shapes =
         [(16, 1), (20, 3), (64, 4), (80, 8), (96, 3), (128, 4), (256, 1), (18, 5), (256, 8), (32, 32)];
-    for (number, (head_dim, group)) in shapes.into_iter().enumerate() {
-        let window = WINDOWS[number % 5];
-        let formats = KvFormat::all().map(|kv| shape(2, group, head_dim, kv));
-        let formats: Vec<_> = formats.filter(|shape| shape.supported().is_ok()).collect();
-        let mut shapes = formats.iter().cycle().skip(number);
-        for gpu in [&*GPU, &*FLOOR] {
-            let shape = shapes.next().unwrap();
-            let sequences = sequences(shape, &MIXED);
-            let variants = every_variant(gpu, shape);
-            check(&variants[number % variants.len()], *shape, window, 3, &sequences);
+    [(&*GPU, 0), (&*FLOOR, 1)].into_par_iter().for_each(|(gpu, turn)| {
+        for (number, (head_dim, group)) in shapes.into_iter().enumerate() {
+            let formats = KvFormat::all().map(|kv| shape(2, group, head_dim, kv));
+            let formats: Vec<_> = formats.filter(|shape| shape.supported().is_ok()).collect();
+            let shape = formats[(number + turn) % formats.len()];
+            let variants = every_variant(gpu, &shape);
+            let gpu = &variants[number % variants.len()];
+            check(gpu, shape, WINDOWS[number % 5], 3, &sequences(&shape, &MIXED));
         }
-    }
+    });
 }
 
 /// Handles to `gpu` that between them have every variant that keeps every bit, each one of single rows and one of
@@ -118,15 +117,17 @@ fn attention_of_16_bits() {
 
 #[test]
 fn attention_with_every_window() {
-    for kv in KvFormat::all() {
-        for window in WINDOWS {
-            for segments in [1, 3] {
-                let shape = shape(2, 4, 32, kv);
-                check(&GPU, shape, window, segments, &sequences(&shape, &MIXED));
-                check(&FLOOR, shape, window, segments, &sequences(&shape, &MIXED));
+    on_both(|gpu| {
+        for kv in KvFormat::all() {
+            let shape = shape(2, 4, 32, kv);
+            let sequences = sequences(&shape, &MIXED);
+            for window in WINDOWS {
+                for segments in [1, 3] {
+                    check(gpu, shape, window, segments, &sequences);
+                }
             }
         }
-    }
+    });
 }
 
 #[test]
@@ -134,21 +135,21 @@ fn attention_of_every_length() {
     let shape = shape(1, 4, 16, KvFormat::F32);
     let single: Vec<_> = (1..=200).map(|keys| (keys, 1)).collect();
     let prompts: Vec<_> = (2..=70).map(|keys| (keys, keys)).collect();
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         for window in [None, Some(33)] {
             check(gpu, shape, window, 1, &sequences(&shape, &single));
             check(gpu, shape, window, 3, &sequences(&shape, &prompts));
         }
-    }
+    });
 }
 
 #[test]
 fn attention_over_many_splits() {
     let shape = shape(2, 4, 64, KvFormat::F16);
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         check(gpu, shape, None, 3, &sequences(&shape, &[(3000, 1), (2999, 18)]));
         check(gpu, shape, Some(700), 1, &sequences(&shape, &[(3000, 1), (2999, 18)]));
-    }
+    });
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn a_single_row_is_the_same_in_every_batch() {
     let lengths = [(600, 1), (40, 1), (1, 1), (257, 1), (90, 30), (33, 1), (256, 1), (500, 1), (255, 1)];
     let shape = shape(2, 4, 80, KvFormat::F16);
     let sequences = sequences(&shape, &lengths);
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         for window in [None, Some(100)] {
             for gpu in every_variant(gpu, &shape) {
                 let together = batch::attention(&gpu, shape, window, 2, &sequences);
@@ -166,7 +167,7 @@ fn a_single_row_is_the_same_in_every_batch() {
                 }
             }
         }
-    }
+    });
 }
 
 /// Scores far apart and far from zero neither overflow nor let other keys in.
@@ -180,9 +181,9 @@ fn attention_with_huge_scores() {
             k.fill(if key == 20 { 1e4 } else { -1e4 });
         }
     }
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         check(gpu, shape, None, 1, &sequences);
-    }
+    });
 }
 
 #[test]
@@ -203,7 +204,7 @@ fn every_f16_in_the_cache() {
         (0..=u16::MAX).map(reference::f16_load).filter(|value| value.is_finite()).collect();
     let of = |v: &[f32]| Sequence { v: v.to_vec(), ..Sequence::random(1, &shape, 1, 1) };
     let sequences: Vec<_> = finite.chunks_exact(256).map(of).collect();
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         assert_eq!(batch::attention(gpu, shape, None, 1, &sequences).concat(), finite);
-    }
+    });
 }

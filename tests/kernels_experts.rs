@@ -2,7 +2,7 @@
 
 mod device;
 
-use device::{FLOOR, GPU, assert_rounded, difference, download, largest, noise, stands_for_others};
+use device::{FLOOR, GPU, assert_rounded, difference, download, largest, noise, on_both, stands_for_others};
 use mistral_wgpu::{
     gpu::*,
     ops::*,
@@ -58,7 +58,7 @@ fn words<T: bytemuck::Pod>(gpu: &Gpu, buffer: &Buffer) -> Vec<T> {
 #[test]
 fn route() {
     let wide = RouteShape { experts: MAX_EXPERTS, chosen: 5 };
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         for shape in
             [RouteShape { experts: 2, chosen: 1 }, RouteShape { experts: 3, chosen: 3 }, MIXTRAL, wide]
         {
@@ -86,7 +86,7 @@ fn route() {
                 }
             }
         }
-    }
+    });
 }
 
 /// Logits that are no numbers choose different experts all the same: what reads the routes stays in bounds.
@@ -99,7 +99,7 @@ fn route_of_nan() {
 
 #[test]
 fn gather_and_sum() {
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         for (rows, cols) in [(1, 32), (5, 40), (9, 300)] {
             let logits = logits(Taste::Mixed, rows, 8);
             let routes = routed(gpu, MIXTRAL, &logits);
@@ -128,7 +128,7 @@ fn gather_and_sum() {
             let expected = reference::expert_sum(&choices, &outputs, 2);
             assert!(difference(&download(gpu, &sum, rows), &expected) < 1e-6);
         }
-    }
+    });
 }
 
 /// A matrix for each expert, one after the other.
@@ -239,7 +239,7 @@ fn bound(key: &KernelKey) -> f32 {
 #[test]
 fn few_rows() {
     let rows = [1, 2, 5, 8].map(|rows| (rows, RowCount::Few(rows)));
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         check(
             gpu,
             &MAT_VEC,
@@ -247,7 +247,7 @@ fn few_rows() {
             &rows,
             bound,
         );
-    }
+    });
 }
 
 #[test]
@@ -257,9 +257,9 @@ fn many_rows() {
         let RowCount::Many { most, .. } = rows else { panic!("{rows:?}") };
         MatMatShape { format, rounded: true, most, experts: true }
     };
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         check(gpu, &MAT_MAT, shape, &rows, bound);
-    }
+    });
 }
 
 /// Several matrices in a part, one in each, one in several.

@@ -14,6 +14,7 @@ use mistral_wgpu::{
     tensor::{Activation, Q8Tensor, Tensor},
 };
 use pollster::block_on;
+use rayon::prelude::*;
 
 /// Floor limits, and nothing optional but this.
 static FLOOR: LazyLock<Gpu> = LazyLock::new(|| {
@@ -23,8 +24,8 @@ static FLOOR: LazyLock<Gpu> = LazyLock::new(|| {
 
 /// Every variant of the products that reads numbers, by itself, with formats of numbers, of blocks with scales, and of
 /// blocks within blocks.
-fn each(check: impl Fn(&Gpu, &'static Format, &str)) {
-    for gpu in [&*GPU, &*FLOOR] {
+fn each(check: impl Fn(&Gpu, &'static Format, &str) + Sync) {
+    [&*GPU, &*FLOOR].into_par_iter().for_each(|gpu| {
         for format in ["f32", "f16", "q8_0", "q4_k"].map(|name| by_name(name).unwrap()) {
             for variant in
                 MAT_VEC.runnable(gpu, &MatVecShape { rounded: false, ..MatVecShape::new(format, 1) })
@@ -32,7 +33,7 @@ fn each(check: impl Fn(&Gpu, &'static Format, &str)) {
                 check(&MAT_VEC.only(gpu, variant), format, variant.name);
             }
         }
-    }
+    });
 }
 
 fn matrix(format: &'static Format, rows: usize, cols: usize) -> Matrix {

@@ -2,7 +2,7 @@
 
 mod device;
 
-use device::{FLOOR, GPU, difference, download, noise};
+use device::{difference, download, noise, on_both};
 use half::{bf16, f16};
 use mistral_wgpu::{
     gpu::{Gpu, Recording},
@@ -163,7 +163,7 @@ fn adapters_add_what_the_reference_says() {
             format: LoraFormat::Bf16,
         },
     ];
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         for product in &products {
             for format in ActivationFormat::ALL {
                 product.check(gpu, &[1], None, RowCount::Few(1), format);
@@ -175,5 +175,5 @@ fn adapters_add_what_the_reference_says() {
                 product.check(gpu, &many, Some(&chosen), RowCount::many(count::LOGIT_ROWS, 3), format);
             }
         }
-    }
+    });
 }

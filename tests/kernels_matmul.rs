@@ -178,7 +178,7 @@ fn sums_of_the_largest_codes_are_exact() {
     let mat_mat = each_mat_mat()
         .into_iter()
         .map(|(variant, gpu, formats)| (variant.name, gpu, formats, RowCount::many(1, 8)));
-    let mat_vec = each_of(&MAT_VEC, |format| MatVecShape::new(format, 8)).into_iter();
+    let mat_vec = each_of(&GPU, &MAT_VEC, |format| MatVecShape::new(format, 8)).into_iter();
     let mat_vec = mat_vec.map(|(variant, gpu, formats)| (variant.name, gpu, formats, RowCount::Few(8)));
     for (name, gpu, formats, rows) in mat_mat.chain(mat_vec).filter(|(name, ..)| name.ends_with("pairs")) {
         for format in formats {

@@ -6,7 +6,7 @@ mod logits;
 
 use std::path::{Path, PathBuf};
 
-use device::{FLOOR, GPU};
+use device::{GPU, on_both};
 use golden::Golden;
 use logits::{difference, exact_options, logits};
 use mistral_wgpu::{
@@ -41,7 +41,7 @@ fn load(gpu: &Gpu, name: &str, options: ModelOptions) -> Model {
 
 #[test]
 fn logits_agree_with_transformers_for_every_chunk_size() {
-    for gpu in [&*GPU, &*FLOOR] {
+    on_both(|gpu| {
         for name in models() {
             let golden = Golden::open(&format!("models/{name}/golden.safetensors"));
             let (tokens, expected) = (golden.ids("tokens"), golden.f32("logits"));
@@ -52,7 +52,7 @@ fn logits_agree_with_transformers_for_every_chunk_size() {
                 assert!(difference <= 1e-5, "{name}, chunks of {chunk}: {difference:e}");
             }
         }
-    }
+    });
 }
 
 /// Of a model whose heads are a block wide: the blocks' errors, and no more.

@@ -20,6 +20,11 @@ pub static FLOOR: LazyLock<Gpu> = LazyLock::new(|| {
     pollster::block_on(Gpu::open(&GpuOptions { floor_limits: true, disable, ..Default::default() })).unwrap()
 });
 
+/// Checks both at the same time: some drivers compile a device's kernels one after the other.
+pub fn on_both(check: impl Fn(&Gpu) + Sync) {
+    rayon::join(|| check(&GPU), || check(&FLOOR));
+}
+
 /// Largest magnitude.
 pub fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |largest, value| largest.max(value.abs()))

@@ -1,6 +1,8 @@
 //! Products of matrices on the device, and their comparison with the reference.
 #![allow(dead_code)] // no test binary uses all of it
 
+use std::sync::LazyLock;
+
 use mistral_wgpu::{
     gpu::*,
     ops::*,
@@ -28,18 +30,25 @@ pub fn many_rows(format: &'static Format) -> MatMatShape {
 /// A variant, a device that takes no other, and the formats that it fits.
 type Alone<S> = (&'static Variant<S>, Gpu, Vec<&'static Format>);
 
+/// For [`MAT_MAT`], beside [`GPU`]: some drivers compile a device's kernels one after the other.
+static SECOND: LazyLock<Gpu> = LazyLock::new(|| block_on(Gpu::open(&GpuOptions::default())).unwrap());
+
 /// Every variant of [`MAT_MAT`] that the device can run, by itself.
 pub fn each_mat_mat() -> Vec<Alone<MatMatShape>> {
-    each_of(&MAT_MAT, many_rows)
+    each_of(&SECOND, &MAT_MAT, many_rows)
 }
 
-/// Every variant of a product that the device can run, by itself.
-pub fn each_of<S>(operation: &'static Operation<S>, shape: fn(&'static Format) -> S) -> Vec<Alone<S>> {
+/// Every variant of a product that `gpu` can run, by itself.
+pub fn each_of<S>(
+    gpu: &Gpu,
+    operation: &'static Operation<S>,
+    shape: fn(&'static Format) -> S,
+) -> Vec<Alone<S>> {
     let names = runnable(operation, shape);
     let runnable = operation.variants.iter().filter(|variant| names.contains(&variant.name));
     let fits =
         |variant: &Variant<S>| FORMATS.into_iter().filter(|format| (variant.fits)(&shape(format))).collect();
-    runnable.map(|variant| (variant, operation.only(&GPU, variant), fits(variant))).collect()
+    runnable.map(|variant| (variant, operation.only(gpu, variant), fits(variant))).collect()
 }
 
 /// Some number of rows like `rows`, for which the device has a kernel: one that is made for more, where it has no other.
