@@ -87,6 +87,29 @@ fn every_variant_passes_on_floor_limits() {
     passes(&FLOOR);
 }
 
+/// Of formats with a minimum, whose two products cancel where a weight is near zero.
+#[test]
+fn what_integers_round_is_no_fault() {
+    if !GPU.capabilities().has(&[Capability::NineBuffers]) {
+        eprintln!("skipped: {} has no such product with RoPE", GPU.description().name);
+        return;
+    }
+    let operations = [&MAT_VEC, &MAT_VEC_NORMED, &MAT_VEC_SWIGLU, &MAT_VEC_ROPE_KV, &MAT_VEC_RMS_NORM];
+    let mut gpu = GPU.clone();
+    for operation in operations {
+        let integer = operation.variants.iter().find(|variant| variant.name == "integer").unwrap();
+        gpu = operation.only(&gpu, integer);
+    }
+    gpu = MAT_MAT.only(&gpu, MAT_MAT.variants.last().unwrap());
+    for format in ["q4_1", "q5_1", "q4_k", "q5_k"] {
+        let mut shapes = shapes(format, KvFormat::F32);
+        shapes.attention.head_dim = 128;
+        let [tested, wrong] = tested(&gpu, &shapes);
+        assert!(tested.contains(&"mat_vec_rope_kv/integer".to_owned()));
+        assert!(wrong.is_empty(), "{format}: {wrong:?}");
+    }
+}
+
 /// A device on which shaders are edited: `(file, from, to)`.
 fn broken(edits: &[(&str, &str, &str)]) -> Gpu {
     broken_without(edits, Capabilities::default())

@@ -34,7 +34,12 @@ impl Case {
     fn new(shape: MatVecShape, outputs: usize, inputs: usize, x: impl Fn(usize) -> f32) -> Self {
         let inputs = shape.format.round_up(inputs);
         let count = shape.cols as usize;
-        let matrix = Matrix::encode(shape.format, outputs, inputs, &uniform_values(1, outputs * inputs, 0.5));
+        let mut weights = uniform_values(1, outputs * inputs, 0.5);
+        if matches!(shape.epilogue, EpilogueShape::RopeKv(_)) {
+            // A format's minimum must not cancel what is stored as it is, to which errors are compared.
+            weights.iter_mut().for_each(|weight| *weight = weight.abs());
+        }
+        let matrix = Matrix::encode(shape.format, outputs, inputs, &weights);
         let x: Vec<f32> = (0..count * inputs).map(x).collect();
         let squares: Vec<f32> = uniform_values(3, count * inputs / 4, 2.0).iter().map(|v| v * v).collect();
         let absolute: Vec<f32> = (0..outputs).flat_map(|row| matrix.row(row)).map(f32::abs).collect();
