@@ -33,11 +33,17 @@ fn shapes(weights: &str, kv: KvFormat) -> SelfTestShapes {
 
 /// What a bound may be at most: factors rounded to 8-bit codes or 16-bit floats are far from exact.
 fn bound(row: &SelfTestRow) -> f32 {
+    // Their errors cancel less.
+    let of_few_columns = |rounded: &str| {
+        ["experts", "141 rows"]
+            .iter()
+            .any(|case| row.case.ends_with(&format!("{case}, rounded to {rounded}")))
+    };
     match &row.case {
         case if case.ends_with("Q8") => 1e-2,
         case if case.ends_with("F16") => 5e-4,
-        case if case.ends_with("experts, rounded to codes") => 3e-3,
-        case if case.ends_with("experts, rounded to f16") => 6e-4,
+        _ if of_few_columns("codes") => 3e-3,
+        _ if of_few_columns("f16") => 6e-4,
         case if case.ends_with("rounded to codes") => 1e-3,
         // Of attention the scores, too, in the exponent.
         case if row.variant.starts_with("attention") && case.ends_with("rounded to f16") => 1e-3,
@@ -197,7 +203,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 44] = [
+    let faults: [Fault; 45] = [
         // Subnormal halves become zero as they are written.
         (
             "half",
@@ -284,6 +290,12 @@ fn faults_are_found() {
         ("mat_mat_matrices", "col, border[i]", "col, border[0]", |variant| {
             variant.starts_with("mat_mat/matrices")
         }),
+        (
+            "mat_mat_matrices",
+            "let at = y_index(tile, slot_row + j * SIZE,",
+            "let at = y_index(tile, slot_row,",
+            |variant| variant.starts_with("mat_mat/matrices"),
+        ),
         // Too little to be seen in codes of 8 bits.
         ("silu", "/ (1.0 + small)", "/ (1.00001 + small)", |variant| variant == "swiglu/baseline"),
         // Values of a block in another order.

@@ -33,6 +33,8 @@ pub enum Capability {
     PipelineCache,
     /// Kernels that bind a storage buffer more than the eight that WebGPU promises.
     NineBuffers,
+    /// Kernels whose tiles take up to 32 KiB of workgroup memory, twice what WebGPU promises.
+    LargeTiles,
 }
 
 struct Row {
@@ -44,7 +46,7 @@ struct Row {
 const COOPERATIVE_MATRIX: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-const CAPABILITIES: [Row; 13] = [
+const CAPABILITIES: [Row; 14] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
     Row { capability: Capability::F16Conversion, name: "f16_conversion", features: wgpu::Features::empty() },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
@@ -70,6 +72,7 @@ const CAPABILITIES: [Row; 13] = [
         features: wgpu::Features::PIPELINE_CACHE,
     },
     Row { capability: Capability::NineBuffers, name: "nine_buffers", features: wgpu::Features::empty() },
+    Row { capability: Capability::LargeTiles, name: "large_tiles", features: wgpu::Features::empty() },
 ];
 
 impl Capability {
@@ -96,6 +99,7 @@ impl Capability {
                 flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32)
             }
             Capability::NineBuffers => adapter.limits().max_storage_buffers_per_shader_stage >= 9,
+            Capability::LargeTiles => adapter.limits().max_compute_workgroup_storage_size >= 32 << 10,
             Capability::Cpu => adapter.get_info().device_type == wgpu::DeviceType::Cpu,
             _ => true,
         }

@@ -98,7 +98,8 @@ impl Gpu {
             capabilities = capabilities.without([Capability::Unchecked].into_iter().collect());
         }
         let required_limits = if options.floor_limits {
-            capabilities = capabilities.without([Capability::NineBuffers].into_iter().collect());
+            capabilities =
+                capabilities.without([Capability::NineBuffers, Capability::LargeTiles].into_iter().collect());
             wgpu::Limits::default()
         } else {
             adapter.limits()

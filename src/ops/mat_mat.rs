@@ -96,16 +96,28 @@ fn registers_integer(shape: &MatMatShape) -> KernelKey {
 }
 
 /// Subgroups multiply matrices of `size`. Each of the four that there are, if they have a quarter of the workgroup, has one slot of
-/// the tile: as many matrices as keep both their sums and what is loaded for them small.
-fn matrices(shape: &MatMatShape, size: u32, workgroup: u32) -> KernelKey {
-    let rows = shape.most.min(4 * size);
-    let slots_down = (rows / (2 * size)).max(1);
+/// a tile of `rows` rows or as many as there are: as many matrices as keep both their sums and what is loaded for them small.
+fn matrices(shape: &MatMatShape, size: u32, rows: u32, workgroup: u32) -> KernelKey {
+    let rows = rows.min(shape.most);
+    let slots_down = (rows / (2 * size)).clamp(1, 2);
     key("mat_mat_matrices", shape, [rows, 8 * size])
         .constant("SLOTS_DOWN", slots_down)
         .constant("SLOTS_ACROSS", 4 / slots_down)
         .constant("WORKGROUP", workgroup)
         .flag(ROUNDS_TO_F16, true)
         .matrices(size)
+}
+
+/// Square tiles: a weight is decoded for twice as many rows, and what a subgroup loads is multiplied more often.
+fn large_matrices(shape: &MatMatShape, workgroup: u32) -> KernelKey {
+    let needs =
+        &[Capability::F16, Capability::Subgroup, Capability::CooperativeMatrix16, Capability::LargeTiles];
+    KernelKey { needs, ..matrices(shape, 16, 128, workgroup) }
+}
+
+/// Whether there are rows enough to fill large tiles, of a format that [`is_short`].
+fn is_large(shape: &MatMatShape) -> bool {
+    is_short(shape) && shape.most == u32::MAX
 }
 
 /// Whether both factors are there as integers.
@@ -136,14 +148,16 @@ pub static MAT_MAT: Operation<MatMatShape> = Operation {
                 ..registers("mat_mat_registers", shape, 16)
             },
         },
-        Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16, 128) },
+        Variant { name: "matrices_16", fits: is_short, key: |shape| matrices(shape, 16, 64, 128) },
         // For subgroups of 64, of which 128 invocations are two: they would go twice through all blocks.
         Variant {
             name: "matrices_16_wide",
             fits: |shape| is_short(shape) && shape.most > 16,
-            key: |shape| matrices(shape, 16, 256),
+            key: |shape| matrices(shape, 16, 64, 256),
         },
-        Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8, 128) },
+        Variant { name: "matrices_16_large", fits: is_large, key: |shape| large_matrices(shape, 128) },
+        Variant { name: "matrices_16_large_wide", fits: is_large, key: |shape| large_matrices(shape, 256) },
+        Variant { name: "matrices_8", fits: is_short, key: |shape| matrices(shape, 8, 32, 128) },
         Variant {
             name: "integer",
             fits: integer,

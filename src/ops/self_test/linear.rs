@@ -20,13 +20,17 @@ use crate::{
     tensor::{ActivationFormat, Rounded, Tensor},
 };
 
-/// More than a tile in every direction, and more blocks than a workgroup has invocations; and as many columns, or some
+/// More than most tiles in every direction, and more blocks than a workgroup has invocations; and as many columns, or some
 /// more.
 const ROWS: usize = 70;
 const COLS: usize = 2100;
 
-/// As many for each of the experts, of which the second is not chosen.
-const EXPERT_COLS: usize = 300;
+/// More than the largest tile, and of activations as well, so that there is a tile that ends nowhere.
+const LARGE_ROWS: usize = 134;
+const LARGE_COUNT: u32 = 141;
+
+/// As many for each of the experts, of which the second is not chosen, and for the largest tiles.
+const FEW_COLS: usize = 300;
 const EXPERTS: RouteShape = RouteShape { experts: 3, chosen: 2 };
 
 /// Random weights. Those of odd rows are so small that block scales, or the weights themselves in
@@ -124,19 +128,22 @@ pub async fn quantize(test: &mut SelfTest<'_>) -> Result<()> {
 pub async fn mat_vec(test: &mut SelfTest<'_>, format: &'static Format, bias: bool) -> Result<()> {
     for (cols, bias) in [(1, false), (8, false), (1, bias)].into_iter().take(2 + usize::from(bias)) {
         let shape = MatVecShape::new(format, cols);
-        product(test, &MAT_VEC, &shape, Product::new(format, RowCount::Few(cols), cols, bias)).await?;
+        let matrix = matrix(format, ROWS, COLS);
+        product(test, &MAT_VEC, &shape, Product::new(matrix, RowCount::Few(cols), cols, bias)).await?;
     }
     Ok(())
 }
 
 pub async fn mat_mat(test: &mut SelfTest<'_>, format: &'static Format, bias: bool) -> Result<()> {
     // One more than a tile's worth of rows, so that a tile has an end within it.
-    let cases = RowCount::MANY.map(|most| (most, false)).into_iter();
-    for (most, bias) in cases.chain(bias.then_some((RowCount::MANY[0], true))) {
-        let rows = most.min(80) - 3;
+    let cases = RowCount::MANY.map(|most| (most, most.min(80) - 3, [ROWS, COLS], false));
+    let [few, .., many] = RowCount::MANY;
+    let large = (many, LARGE_COUNT, [LARGE_ROWS, FEW_COLS], false);
+    let biased = bias.then_some((few, few - 3, [ROWS, COLS], true));
+    for (most, count, [rows, cols], bias) in cases.into_iter().chain([large]).chain(biased) {
         let shape = MatMatShape { format, rounded: true, most, experts: false };
-        let rows = (RowCount::many(count::ROWS, rows), rows);
-        product(test, &MAT_MAT, &shape, Product::new(format, rows.0, rows.1, bias)).await?;
+        let case = Product::new(matrix(format, rows, cols), RowCount::many(count::ROWS, most), count, bias);
+        product(test, &MAT_MAT, &shape, case).await?;
     }
     Ok(())
 }
@@ -186,7 +193,7 @@ async fn product<S>(
 }
 
 struct Product {
-    /// Of [`ROWS`] rows; with experts, one after the other.
+    /// With experts, one after the other.
     matrix: Matrix,
     experts: usize,
     rows: RowCount,
@@ -197,21 +204,20 @@ struct Product {
     values: Vec<f32>,
     /// As `values`, but multiples of a power of two, at most 127, with 127 in every block.
     in_codes: Vec<f32>,
-    /// `[ROWS]`.
+    /// `[matrix.rows]`.
     bias: Option<Vec<f32>>,
 }
 
 impl Product {
-    fn new(format: &'static Format, rows: RowCount, count: u32, bias: bool) -> Self {
-        let matrix = matrix(format, ROWS, COLS);
-        let bias = bias.then(|| uniform_values(4, ROWS, 100.0));
+    fn new(matrix: Matrix, rows: RowCount, count: u32, bias: bool) -> Self {
+        let bias = bias.then(|| uniform_values(4, matrix.rows, 100.0));
         Self { bias, ..Self::with_rows(matrix, rows, count, vec![0; count as usize]) }
     }
 
     /// Every row goes to the first expert and to the last.
     fn of_experts(format: &'static Format, rows: RowCount, count: u32) -> Self {
         let experts = EXPERTS.experts as usize;
-        let matrix = matrix(format, experts * ROWS, EXPERT_COLS);
+        let matrix = matrix(format, experts * ROWS, FEW_COLS);
         let expert_of =
             [0, experts - 1].into_iter().flat_map(|expert| vec![expert; count as usize]).collect();
         Self { experts, ..Self::with_rows(matrix, rows, count, expert_of) }
@@ -227,11 +233,16 @@ impl Product {
         Self { matrix, experts: 1, rows, count, expert_of, values, in_codes, bias: None }
     }
 
+    /// Rows of a matrix.
+    fn outputs(&self) -> usize {
+        self.matrix.rows / self.experts
+    }
+
     fn matrix_of(&self, expert: usize) -> Matrix {
         let Matrix { format, cols, codes, scales, .. } = &self.matrix;
         let part = |count: usize| count / self.experts * expert..count / self.experts * (expert + 1);
         let (codes, scales) = (codes[part(codes.len())].to_vec(), scales[part(scales.len())].to_vec());
-        Matrix { format, rows: ROWS, cols: *cols, codes, scales }
+        Matrix { format, rows: self.outputs(), cols: *cols, codes, scales }
     }
 
     /// The rows of activations of each expert, on the device.
@@ -260,8 +271,8 @@ impl Product {
         }
         let weights: Vec<Vec<f32>> = (0..self.matrix.rows).map(|row| self.matrix.row(row)).collect();
         let magnitude = |index: usize| -> f32 {
-            let (row, output) = (index / ROWS, index % ROWS);
-            let weights = &weights[self.expert_of[row] * ROWS + output];
+            let (row, output) = (index / self.outputs(), index % self.outputs());
+            let weights = &weights[self.expert_of[row] * self.outputs() + output];
             let products = weights.iter().zip(&x[row * cols..]).map(|(w, x)| (w * x).abs());
             products.sum::<f32>() + self.bias.as_ref().map_or(0.0, |bias| bias[output].abs())
         };
@@ -269,7 +280,7 @@ impl Product {
         weight.bias = self.bias.as_ref().map(|bias| gpu.upload("bias", bias)).transpose()?;
         let x = Tensor::from_values(gpu, "x", x, cols as u32)?;
         let rounded = Rounded::zeros(gpu, "x rounded", x.rows, cols as u32)?;
-        let y = Tensor::zeros(gpu, "y", x.rows, ROWS as u32)?;
+        let y = Tensor::zeros(gpu, "y", x.rows, self.outputs() as u32)?;
         let counts = gpu.upload("counts", &[self.count])?;
         let mut recording = Recording::default();
         let (rows, label, routes) = (self.rows, "self-test", self.routes(gpu)?);
