@@ -26,20 +26,30 @@ const SLICE_ROWS: u32 = 256;
 /// Rows of activations that the matrix-vector kernels are tried with.
 const FEW: [u32; 2] = [1, 8];
 
-/// Rows of activations that the matrix-matrix kernels are tried with at most.
+/// Rows of activations that the matrix-matrix kernels are tried with at least, if batches have them.
 const MANY: u32 = 128;
+
+/// Rows of activations to try with.
+struct Rows {
+    count: RowCount,
+    /// Where there is no time for more.
+    least: u32,
+    /// As many as batches have: the workgroups for fewer may not be enough for all of the device.
+    most: u32,
+}
 
 pub fn mat_vec(tuner: &mut Tuner, matrix: &TuneMatrix) -> Result<()> {
     let format = matrix.format;
     let shapes = FEW.map(|cols| MatVecShape::new(format, cols));
-    product(tuner, &MAT_VEC, &shapes, matrix, &FEW.map(|rows| (RowCount::Few(rows), rows)))
+    let rows = FEW.map(|rows| Rows { count: RowCount::Few(rows), least: rows, most: rows });
+    product(tuner, &MAT_VEC, &shapes, matrix, &rows)
 }
 
-/// The matrix-matrix kernels for batches of at most `most` rows, one of [`RowCount::MANY`].
-pub fn mat_mat(tuner: &mut Tuner, matrix: &TuneMatrix, most: u32) -> Result<()> {
-    let format = matrix.format;
-    let rows = (RowCount::many(count::ROWS, most), most.min(MANY));
-    product(tuner, &MAT_MAT, &[MatMatShape { format, rounded: true, most, experts: false }], matrix, &[rows])
+/// The matrix-matrix kernels for batches of at most `most` rows, one of [`RowCount::MANY`], which have no more than `rows`.
+pub fn mat_mat(tuner: &mut Tuner, matrix: &TuneMatrix, most: u32, rows: u32) -> Result<()> {
+    let (format, count, rows) = (matrix.format, RowCount::many(count::ROWS, most), rows.min(most));
+    let shape = MatMatShape { format, rounded: true, most, experts: false };
+    product(tuner, &MAT_MAT, &[shape], matrix, &[Rows { count, least: rows.min(MANY), most: rows }])
 }
 
 /// Some of a model's matrices, with activations for them, all zero.
@@ -94,30 +104,36 @@ fn product<S>(
     operation: &Operation<S>,
     shapes: &[S],
     matrix: &TuneMatrix,
-    rows: &[(RowCount, u32)],
+    rows: &[Rows],
 ) -> Result<()> {
-    let subject = subject(matrix.format, matrix.rows, matrix.cols, rows[0].0);
+    let subject = subject(matrix.format, matrix.rows, matrix.cols, rows[0].count);
     let candidates = tuner.candidates(operation, shapes, &subject, &format!("{} ", matrix.format.name));
     // One that may be slow anywhere.
     let Some(baseline) = candidates.last() else { return Ok(()) };
     let gpu = tuner.gpu;
-    let slice = slice(gpu, operation, baseline, matrix, rows)?;
-    let most = rows.iter().map(|(_, rows)| *rows).max().unwrap_or(1);
-    let layers = Layers::new(gpu, slice, most)?;
-    layers.uses(gpu, rows, |uses| tuner.measure(operation, subject, candidates, uses))
+    let least: Vec<_> = rows.iter().map(|rows| (rows.count, rows.least)).collect();
+    let (slice, times) = slice(gpu, operation, baseline, matrix, &least)?;
+    let affordable = |rows: &Rows| (rows.count, rows.least.saturating_mul(times).min(rows.most));
+    let rows: Vec<_> = rows.iter().map(affordable).collect();
+    let layers = Layers::new(gpu, slice, most(&rows))?;
+    layers.uses(gpu, &rows, |uses| tuner.measure(operation, subject, candidates, uses))
 }
 
-/// As much of `matrix` as there is time for on this device, or as many of them as caches do not hold.
+fn most(rows: &[(RowCount, u32)]) -> u32 {
+    rows.iter().map(|(_, rows)| *rows).max().unwrap_or(1)
+}
+
+/// As much of `matrix` as there is time for on this device, or as many of them as caches do not hold; and for how many times as
+/// many rows there is time.
 fn slice<S>(
     gpu: &Gpu,
     operation: &Operation<S>,
     variant: &Variant<S>,
     matrix: &TuneMatrix,
     rows: &[(RowCount, u32)],
-) -> Result<TuneMatrix> {
+) -> Result<(TuneMatrix, u32)> {
     let outputs = (PROBE_WEIGHTS / matrix.cols).next_multiple_of(SLICE_ROWS).min(matrix.rows);
-    let most = rows.iter().map(|(_, rows)| *rows).max().unwrap_or(1);
-    let probe = Layers::new(gpu, TuneMatrix { rows: outputs, count: 1, ..*matrix }, most)?;
+    let probe = Layers::new(gpu, TuneMatrix { rows: outputs, count: 1, ..*matrix }, most(rows))?;
     let only = operation.only(gpu, variant);
     let mut steps = vec![0; rows.len()];
     let mut contender = Contender::new(variant.name, rows.len());
@@ -128,9 +144,10 @@ fn slice<S>(
     let of_use = contender.seconds.iter().zip(rows).map(|(seconds, (_, rows))| seconds * f64::from(*rows));
     let seconds = of_use.sum::<f64>();
     let affordable = (f64::from(outputs) * PRODUCT_SECONDS / seconds) as u32 / SLICE_ROWS * SLICE_ROWS;
+    let times = (affordable / matrix.rows).max(1);
     let rows = affordable.clamp(outputs, matrix.rows);
     let (codes, scales) =
         matrix.format.plane_bytes(rows as usize, matrix.cols as usize).unwrap_or((u64::MAX, 0));
     let count = (COPIES_BYTES / codes.saturating_add(scales)).clamp(1, matrix.count.into()) as u32;
-    Ok(TuneMatrix { rows, count, ..*matrix })
+    Ok((TuneMatrix { rows, count, ..*matrix }, times))
 }

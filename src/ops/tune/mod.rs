@@ -229,7 +229,7 @@ impl Tuner<'_> {
         attention::tiled(self, shapes)?;
         for most in batches {
             for matrix in &shapes.matrices {
-                linear::mat_mat(self, matrix, most)?;
+                linear::mat_mat(self, matrix, most, shapes.rows)?;
             }
         }
         Ok(())
