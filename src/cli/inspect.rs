@@ -52,7 +52,7 @@ pub fn run(args: &Args, json: bool) -> Outcome {
     }
     let adapter = adapter(args)?;
     let memory = args.model.device.memory.or(adapter.as_ref().and_then(|adapter| adapter.memory.free));
-    let options = args.model.model_options(&config);
+    let options = args.model.model_options(&config, memory);
     let adapters = args.model.adapters.iter().map(|source| Adapter::open(source, &config));
     let adapters = adapters.collect::<Result<Vec<_>>>()?;
     let report = Report {

@@ -123,8 +123,8 @@ pub fn room_for_forks(config: &ModelConfig, options: &mut ModelOptions, forks: u
 }
 
 impl ModelArgs {
-    /// Sizes of the working memory for a model of `config`.
-    pub fn model_options(&self, config: &ModelConfig) -> ModelOptions {
+    /// Sizes of the working memory for a model of `config` on a device with so many bytes left.
+    pub fn model_options(&self, config: &ModelConfig, memory: Option<u64>) -> ModelOptions {
         let usual = USUAL_CONTEXT.min(config.max_position_embeddings as u32);
         let defaults = ModelOptions::default();
         ModelOptions {
@@ -132,6 +132,7 @@ impl ModelArgs {
             kv_format: self.kv_cache.unwrap_or(defaults.kv_format),
             ..defaults
         }
+        .with_batches_for(config, memory)
     }
 
     /// The configuration of the model at `source`, with the window asked for.
@@ -194,7 +195,7 @@ impl ModelArgs {
         let mut options = EngineOptions {
             weights: self.weights,
             sliding_window: self.sliding_window,
-            model: self.model_options(&config),
+            model: self.model_options(&config, gpu.memory_left()),
             skip_self_test: self.no_self_test,
             tune: match (self.no_tune, self.retune) {
                 (true, _) => Tune::Never,

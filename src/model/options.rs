@@ -1,6 +1,6 @@
 //! How much memory a model works with.
 
-use super::ModelConfig;
+use super::{ModelConfig, activations::Activations};
 use crate::ops::{KvFormat, PAGE};
 
 /// How large a model's working memory is.
@@ -35,6 +35,14 @@ impl Default for ModelOptions {
 }
 
 impl ModelOptions {
+    /// With batches of 512 tokens where their activations take no more than a 32nd of `memory` bytes: for fewer, a large GPU has
+    /// not workgroups enough, and every batch reads all weights.
+    pub fn with_batches_for(self, config: &ModelConfig, memory: Option<u64>) -> Self {
+        let large = Self { max_rows: 512, ..self };
+        let is_little = |memory| Activations::bytes(config, &large, false) <= memory / 32;
+        if memory.is_some_and(is_little) { large } else { self }
+    }
+
     /// Tokens that the KV cache of `config` gets room for in the layers that keep the most.
     pub fn cache_tokens(&self, config: &ModelConfig) -> u32 {
         self.tokens_within(config.widest_window())

@@ -95,6 +95,10 @@ fn inspect_tells_what_fits() {
     assert_eq!(of("q4_0")["fits"], true);
     assert_eq!(of("q8_0")["fits"], false);
     assert!(report["advice"].as_str().unwrap().contains("--weights q4_0"));
+    // 512 rows of activations at once, not 256, where there is more memory: each has gate, up and their product, beside others.
+    let roomy = json(&["inspect", "synthetic:mistral-7b", "--memory", "8GiB", "--context", "4096", "--json"]);
+    let [few, many] = [&report, &roomy].map(|report| report["fit"][0]["scratch_bytes"].as_u64().unwrap());
+    assert!((256 * 4 * (28672 + 14336)..few).contains(&(many - few)), "{few} and {many}");
 
     let report = json(&["inspect", "--model", &model("odd-f16"), "--tensors", "--json"]);
     assert_eq!(report["dtypes"]["f16"]["count"], 21);

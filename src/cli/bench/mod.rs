@@ -122,7 +122,7 @@ fn tests(args: &Args, roofline: &Roofline, report: &mut Report) -> Outcome {
     };
     let config = args.model.config(&source)?;
     let formats = args.model.weights.or(by_name("f16")).expect("a format of the table").into();
-    let options = args.model.model_options(&config);
+    let options = args.model.model_options(&config, report.memory);
     let stored = Stored { config: &config, formats: &formats, options: &options };
     let cases = cases(args, &stored, roofline, report.memory);
     if cases.is_empty() {
