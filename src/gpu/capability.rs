@@ -98,9 +98,16 @@ impl Capability {
                 let flags = adapter.get_downlevel_capabilities().flags;
                 flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32)
             }
-            Capability::NineBuffers => adapter.limits().max_storage_buffers_per_shader_stage >= 9,
-            Capability::LargeTiles => adapter.limits().max_compute_workgroup_storage_size >= 32 << 10,
             Capability::Cpu => adapter.get_info().device_type == wgpu::DeviceType::Cpu,
+            _ => true,
+        }
+    }
+
+    /// Whether a device with such limits can do it.
+    fn is_within(self, limits: &wgpu::Limits) -> bool {
+        match self {
+            Capability::NineBuffers => limits.max_storage_buffers_per_shader_stage >= 9,
+            Capability::LargeTiles => limits.max_compute_workgroup_storage_size >= 32 << 10,
             _ => true,
         }
     }
@@ -124,7 +131,13 @@ impl Capabilities {
     pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
         let features = adapter.features();
         let rows = CAPABILITIES.iter().filter(|row| features.contains(row.features));
-        rows.map(|row| row.capability).filter(|capability| capability.is_offered(adapter)).collect()
+        let offered = rows.map(|row| row.capability).filter(|capability| capability.is_offered(adapter));
+        offered.collect::<Self>().within(&adapter.limits())
+    }
+
+    /// The set without those that need more than `limits`.
+    pub(super) fn within(self, limits: &wgpu::Limits) -> Self {
+        self.iter().filter(|capability| capability.is_within(limits)).collect()
     }
 
     pub(super) fn features(self) -> wgpu::Features {

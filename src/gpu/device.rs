@@ -97,13 +97,8 @@ impl Gpu {
         if !options.shaders.is_empty() {
             capabilities = capabilities.without([Capability::Unchecked].into_iter().collect());
         }
-        let required_limits = if options.floor_limits {
-            capabilities =
-                capabilities.without([Capability::NineBuffers, Capability::LargeTiles].into_iter().collect());
-            wgpu::Limits::default()
-        } else {
-            adapter.limits()
-        };
+        let required_limits = if options.floor_limits { wgpu::Limits::default() } else { adapter.limits() };
+        let capabilities = capabilities.within(&required_limits);
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("mistral-wgpu"),

@@ -25,7 +25,7 @@ fn devices_are_listed() {
 
 #[test]
 fn every_format_is_in_the_self_test() {
-    // The variants that need more are in tests/self_test.rs, and with all formats in tests/drivers/run.sh.
+    // The variants that need more are in tests/self_test, and with all formats in tests/drivers/run.sh.
     let self_test = ["devices", "--self-test", "--disable", "f16,subgroup,integer"];
     let rows = json(&[&self_test[..], &["--json"]].concat());
     let rows = rows.as_array().unwrap();
