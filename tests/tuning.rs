@@ -93,15 +93,20 @@ fn the_fastest_is_chosen() {
 }
 
 #[test]
-fn the_faster_form_of_a_step_is_chosen() {
+fn the_fastest_form_of_a_step_is_chosen() {
     let config = ModelConfig::synthetic("tiny").unwrap();
     let options = ModelOptions { context: 64, max_rows: 16, ..Default::default() };
-    let format = by_name("f16").unwrap();
     let place = "= silu(gate) * up;";
     let fused = ("epilogue/swiglu", place, "= silu(gate) * up; { WASTE y[0] += waste * 1e-30; }");
     let place = "return select(0.0, silu";
     let separate = ("swiglu", place, "WASTE return select(waste * 1e-30, silu");
-    for ((module, place, wasteful), faster, per_block) in [(fused, "separate", 10), (separate, "fused", 6)] {
+    let mut cases = vec![("f16", fused, "separate", 10, 2), ("f16", separate, "fused", 6, 2)];
+    // Products of integers leave it to a dispatch of its own, which rounds its result.
+    if GPU.capabilities().has(&[Capability::Integer]) {
+        cases.push(("q8_0", separate, "floats", 6, 3));
+    }
+    for (format, (module, place, wasteful), faster, per_block, forms) in cases {
+        let format = by_name(format).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let tuned = |gpu: &Gpu| {
             // Reads what was kept, and measures nothing itself.
@@ -112,8 +117,9 @@ fn the_faster_form_of_a_step_is_chosen() {
         let gpu = slow_at(module, place, wasteful, 6_000);
         tuned(&gpu);
         let rows = kept_tuning(&gpu, Some(dir.path()));
-        let row = rows.iter().find(|row| row.case == "block, f16 320x64").unwrap();
-        assert_eq!((row.variant.as_str(), row.seconds.len()), (faster, 2), "{row:?}");
+        let case = format!("block, {} 320x64", format.name);
+        let row = rows.iter().find(|row| row.case == case).unwrap();
+        assert_eq!((row.variant.as_str(), row.seconds.len()), (faster, forms), "{row:?}");
         // What a model does then: one block more is so many dispatches more.
         let dispatches = |num_hidden_layers| {
             let config = ModelConfig { num_hidden_layers, ..config.clone() };
@@ -153,6 +159,14 @@ fn every_choice_of_a_model_is_measured_once() {
         assert!(row.seconds.len() > 1 && row.seconds.iter().any(|(name, _)| *name == row.variant), "{row:?}");
         assert!(row.seconds.iter().all(|(_, seconds)| *seconds > 0.0), "{row:?}");
     }
+    // Of products of floats, too, by themselves.
+    let of = |case: &str| rows.iter().find(|row| row.case == case);
+    let shape = MatVecShape { rounded: false, ..MatVecShape::new(by_name("q8_0").unwrap(), 1) };
+    let floats: Vec<_> = MAT_VEC.runnable(&GPU, &shape).map(|variant| variant.name.to_owned()).collect();
+    let mut seconds = of("mat_vec, q8_0 128x64").unwrap().seconds.clone();
+    seconds.retain(|(name, _)| floats.contains(name));
+    let measured = of("mat_vec, floats by q8_0 128x64").map(|row| row.seconds.clone());
+    assert_eq!(measured, (floats.len() > 1).then_some(seconds));
     let gpu = open();
     assert_eq!(tune(&gpu, Tune::Once, dir.path()), rows);
     assert_eq!(gpu.submissions(), 0, "known");

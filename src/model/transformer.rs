@@ -13,7 +13,7 @@ use super::{
     activations::{Activations, RopeTable},
     adapters::Adapters,
     batch::Tables,
-    tune::{FORMS, form_case},
+    form::Form,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -39,8 +39,8 @@ pub struct Model {
     rope: RopeTable,
     activations: Activations,
     recordings: HashMap<RecordingKey, Recording>,
-    /// Whether products of few rows do what follows them where they can.
-    pub(super) fuse: bool,
+    /// Of a step of few rows.
+    pub(super) form: Form,
 }
 
 /// What a recording depends on.
@@ -83,10 +83,7 @@ impl Model {
         let sampled = gpu.allocate("sampled", 4 * 4 * u64::from(options.max_logit_rows))?;
         let recordings = HashMap::new();
         let adapters = Adapters::default();
-        let [_, separate] = FORMS;
-        let gate_up = &weights.layers[0].gate_up[0];
-        let case = form_case(gate_up.format, gate_up.rows, gate_up.cols);
-        let fuse = gpu.preferred(&case).as_deref() != Some(separate);
+        let form = Form::of(gpu, &weights);
         Ok(Self {
             config,
             options,
@@ -98,7 +95,7 @@ impl Model {
             rope,
             activations,
             recordings,
-            fuse,
+            form,
         })
     }
 

@@ -23,7 +23,7 @@ pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const LM_HEAD: &str = "lm_head.weight";
 
 /// One transformer block. Matrices that read the same input are stacked into one, or one for each of their formats.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Layer {
     /// `[1, hidden]`.
     pub input_norm: Tensor,
@@ -41,8 +41,8 @@ pub struct Layer {
     pub down: Vec<Weight>,
 }
 
-/// All weights.
-#[derive(Debug)]
+/// All weights; cloning shares their memory.
+#[derive(Debug, Clone)]
 pub struct Weights {
     /// `[vocab, hidden]`.
     pub embed_tokens: Weight,

@@ -55,10 +55,11 @@ pub(super) const BIAS: &str = "bias";
 
 /// What the speed of a product depends on, as [`Operation::choose_for`](super::Operation::choose_for) wants it. The same for 1 to
 /// 8 rows: one variant serves them all, or a row's bits would depend on how many others there are.
-pub(super) fn subject(format: &Format, outputs: u32, inputs: u32, rows: RowCount) -> String {
+pub(super) fn subject(format: &Format, outputs: u32, inputs: u32, rows: RowCount, rounded: bool) -> String {
     let matrix = format!("{} {outputs}x{inputs}", format.name);
     match rows {
-        RowCount::Few(_) => matrix,
+        RowCount::Few(_) if rounded => matrix,
+        RowCount::Few(_) => format!("floats by {matrix}"),
         RowCount::Many { most: u32::MAX, .. } => matrix + ", many rows",
         RowCount::Many { most, .. } => format!("{matrix}, {most} rows"),
     }
@@ -73,6 +74,16 @@ pub(super) fn reads(key: &KernelKey) -> ActivationFormat {
     } else {
         ActivationFormat::F32
     }
+}
+
+/// What a product of few rows with a weight of such sizes reads, where activations may be rounded.
+///
+/// # Errors
+/// As [`Operation::variant_for`](super::Operation::variant_for).
+pub fn few_read(gpu: &Gpu, format: &'static Format, outputs: u32, inputs: u32) -> Result<ActivationFormat> {
+    let shape = MatVecShape::new(format, 1);
+    let subject = subject(format, outputs, inputs, RowCount::Few(1), true);
+    Ok(reads(&(MAT_VEC.variant_for(gpu, &shape, subject)?.key)(&shape)))
 }
 
 impl<'a> Matmul<'a> {
@@ -114,7 +125,8 @@ impl<'a> Matmul<'a> {
     }
 
     fn subject(&self) -> String {
-        subject(self.weight.format, self.weight.rows, self.weight.cols, self.rows_each())
+        let Weight { format, rows, cols, .. } = *self.weight;
+        subject(format, rows, cols, self.rows_each(), self.rounded.is_some())
     }
 
     /// What computes the product, but for a bias.

@@ -40,7 +40,7 @@ pub use lora::{
 };
 pub use mat_mat::{MAT_MAT, MatMatShape, rounds_to_f16};
 pub use mat_vec::{MAT_VEC, MAT_VEC_NORMED, MAT_VEC_RMS_NORM, MAT_VEC_ROPE_KV, MAT_VEC_SWIGLU, MatVecShape};
-pub use matmul::Matmul;
+pub use matmul::{Matmul, few_read};
 pub use quantize::{QUANTIZE, Quantize};
 pub use residual_add::{RESIDUAL_ADD, ResidualAdd};
 pub use rms_norm::{RMS_NORM, RmsNorm, RmsNormShape};

@@ -19,8 +19,9 @@ const PART_ROWS: u64 = 65_534;
 /// Four weights, what the shaders decode at once; this many are a block.
 pub(super) const QUADS: u32 = BLOCK as u32 / 4;
 
-/// A weight matrix `[rows, cols]`, or one for each expert, every row padded to whole blocks, split by rows into parts.
-#[derive(Debug)]
+/// A weight matrix `[rows, cols]`, or one for each expert, every row padded to whole blocks, split by rows into parts. Cloning
+/// shares the memory.
+#[derive(Debug, Clone)]
 pub struct Weight {
     /// How blocks are stored.
     pub format: &'static Format,
@@ -45,7 +46,7 @@ pub struct Weight {
 
 /// Neighbouring rows of a [`Weight`], small enough to be bound by a kernel: rows of one matrix, or several
 /// matrices as a whole.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WeightPart {
     /// Its first row in the whole weight, even.
     pub first_row: u32,

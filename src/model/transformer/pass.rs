@@ -8,6 +8,7 @@ use crate::{
     gpu::{Gpu, Recording},
     model::{
         activations::{ExpertActivations, ProductInput},
+        form::Form,
         linear::Linear,
         weights::Layer,
     },
@@ -217,12 +218,14 @@ impl Model {
         key: RecordingKey,
     ) -> Linear<'a> {
         let (a, rows) = (&self.activations, key.rows);
-        let (x, rounded, counts) = (&x.f32, Some(&x.rounded), &a.counts);
+        // What adapters change is not fused, so that floats gain nothing.
+        let floats = self.form == Form::Floats && matches!(rows, RowCount::Few(_)) && adapters.is_none();
+        let (x, rounded, counts) = (&x.f32, (!floats).then_some(&x.rounded), &a.counts);
         let product = |weight| Matmul { weight, x, rounded, y, rows, counts, experts: None, label };
         let products = weights.iter().map(product).collect();
-        let (norms, ordered) = (adapters.is_none(), a.ordered.as_ref());
+        let (fuse, norms, ordered) = (self.form != Form::Separate, adapters.is_none(), a.ordered.as_ref());
         let adapters = adapters.filter(|_| key.adapters).zip(self.adapters.h.as_ref());
-        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None, fuse: self.fuse, norms }
+        Linear { products, adapters, ordered, rows: &a.rows[0], row_ids: None, fuse, norms }
     }
 }
 

@@ -42,7 +42,11 @@ pub fn mat_vec(tuner: &mut Tuner, matrix: &TuneMatrix) -> Result<()> {
     let format = matrix.format;
     let shapes = FEW.map(|cols| MatVecShape::new(format, cols));
     let rows = FEW.map(|rows| Rows { count: RowCount::Few(rows), least: rows, most: rows });
-    product(tuner, &MAT_VEC, &shapes, matrix, &rows)
+    product(tuner, &MAT_VEC, &shapes, matrix, &rows)?;
+    let subject = |rounded| subject(format, matrix.rows, matrix.cols, RowCount::Few(1), rounded);
+    let floats = MatVecShape { rounded: false, ..shapes[0] };
+    tuner.prefer_among(&MAT_VEC, subject(true), subject(false), &floats);
+    Ok(())
 }
 
 /// The matrix-matrix kernels for batches of at most `most` rows, one of [`RowCount::MANY`], which have no more than `rows`.
@@ -106,7 +110,7 @@ fn product<S>(
     matrix: &TuneMatrix,
     rows: &[Rows],
 ) -> Result<()> {
-    let subject = subject(matrix.format, matrix.rows, matrix.cols, rows[0].count);
+    let subject = subject(matrix.format, matrix.rows, matrix.cols, rows[0].count, true);
     let candidates = tuner.candidates(operation, shapes, &subject, &format!("{} ", matrix.format.name));
     // One that may be slow anywhere.
     let Some(baseline) = candidates.last() else { return Ok(()) };

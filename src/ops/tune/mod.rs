@@ -309,15 +309,35 @@ impl Tuner<'_> {
                 contender.run(self.gpu, uses, &steps)?;
             }
         }
-        let case = operation.case(subject);
         let seconds: Vec<_> =
             contenders.iter().map(|contender| (contender.name.to_owned(), contender.total())).collect();
+        self.prefer(operation.case(subject), seconds);
+        Ok(())
+    }
+
+    /// Prefers for `subject`, of those variants that compute `shape`, what was the fastest of more if they were measured now.
+    fn prefer_among<S>(
+        &mut self,
+        operation: &Operation<S>,
+        more: impl Display,
+        subject: impl Display,
+        shape: &S,
+    ) {
+        let more = operation.case(more);
+        let Some(row) = self.rows.iter().find(|row| row.case == more) else { return };
+        let fits = |name: &str| operation.variants.iter().any(|one| one.name == name && (one.fits)(shape));
+        let seconds: Vec<_> = row.seconds.iter().filter(|(name, _)| fits(name)).cloned().collect();
+        if seconds.len() > 1 {
+            self.prefer(operation.case(subject), seconds);
+        }
+    }
+
+    fn prefer(&mut self, case: String, seconds: Vec<(String, f64)>) {
         if let Some(variant) = fastest(&seconds) {
             tracing::debug!("{case}: {variant} of {seconds:?}");
             self.gpu.prefer(case.clone(), variant.clone());
             self.rows.push(TuneRow { case, variant, seconds });
         }
-        Ok(())
     }
 }
 
