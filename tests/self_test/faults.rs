@@ -212,10 +212,12 @@ fn faults_are_found() {
     let mut shapes = shapes("q4_0", KvFormat::F16);
     shapes.attention.head_dim = 64; // whole blocks, and no more invocations than octets
     let [all, _] = tested(&block_on(Gpu::open(&GpuOptions::default())).unwrap(), &shapes);
-    // Faults that make different variants wrong share a device: each must be caught all the same. Fused products count
-    // as plain ones, since they are not tested where those are wrong.
-    let apart =
-        |variant: &String| if variant.starts_with("mat_vec") { "mat_vec" } else { variant }.to_owned();
+    // Faults that make different variants wrong share a device: each must be caught all the same. A fused product counts
+    // as the plain one of its kernel, since it is not tested where that is wrong.
+    let apart = |variant: &String| match variant.split_once('/') {
+        Some((operation, name)) if operation.starts_with("mat_vec") => format!("mat_vec/{name}"),
+        _ => variant.clone(),
+    };
     let mut devices: Vec<(Vec<&Fault>, Vec<String>)> = Vec::new();
     for fault in &faults {
         let wrong: Vec<_> = all.iter().filter(|variant| fault.3(variant)).map(apart).collect();
