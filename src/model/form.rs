@@ -2,7 +2,9 @@
 
 use std::{path::Path, time::Instant};
 
-use super::{Chunk, LogitRows, Model, ModelConfig, ModelOptions, WeightFormats, Weights, stack::Stack};
+use super::{
+    Chunk, FEW_ROWS, LogitRows, Model, ModelConfig, ModelOptions, WeightFormats, Weights, stack::Stack,
+};
 use crate::{
     Result,
     gpu::Gpu,
@@ -75,8 +77,8 @@ pub fn ensure_form_tuned(
     };
     let bytes = Weights::bytes(&of_blocks(1), &formats).unwrap_or(u64::MAX);
     let blocks = (BLOCKS_BYTES / bytes).clamp(1, config.num_hidden_layers as u64) as usize;
-    let options =
-        ModelOptions { context: 64, cache_tokens: None, max_rows: 1, max_logit_rows: 1, ..*options };
+    let (context, max_rows) = (FEW_ROWS as u32, FEW_ROWS as u32);
+    let options = ModelOptions { context, cache_tokens: None, max_rows, max_logit_rows: 1, ..*options };
     let stacks = Stack::of_block(config, 0).map(|stack| stack.runs(&formats));
     let first = &stacks[2][0];
     let case = case(first.format, first.rows, first.cols);
@@ -94,23 +96,25 @@ pub fn ensure_form_tuned(
             Ok(stepper(gpu, model))
         };
         let mut step = stepper(Form::Fused, blocks)?;
-        step()?; // The first time, drivers compile.
+        step(1)?; // The first time, drivers compile.
         gpu.wait()?;
         let start = Instant::now();
-        step()?;
+        step(1)?;
         gpu.wait()?;
         let enough = STEP_SECONDS / start.elapsed().as_secs_f64() * blocks as f64;
         let blocks = (enough as usize).clamp(blocks, config.num_hidden_layers);
         let mut steps = forms.iter().map(|form| stepper(*form, blocks)).collect::<Result<Vec<_>>>()?;
-        Ok(move |form: usize| steps[form]())
+        Ok(move |form: usize, rows| steps[form](rows))
     })
 }
 
-/// What hands one step after another of a text to the device.
-fn stepper(gpu: &Gpu, mut model: Model) -> impl FnMut() -> Result<()> {
+/// What hands a step of so many rows to the device, the first of a text.
+fn stepper(gpu: &Gpu, mut model: Model) -> impl FnMut(u32) -> Result<()> {
     let mut sequence = model.sequence();
-    move || {
-        let mut chunks = [Chunk { sequence: &mut sequence, tokens: &[0], logits: LogitRows::None }];
+    move |rows| {
+        sequence.truncate(0)?;
+        let tokens = &[0; FEW_ROWS][..rows as usize];
+        let mut chunks = [Chunk { sequence: &mut sequence, tokens, logits: LogitRows::None }];
         model.forward(gpu, &mut chunks, None)
     }
 }

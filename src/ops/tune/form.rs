@@ -3,17 +3,17 @@
 use std::{path::Path, time::Instant};
 
 use super::{
-    OPERATION, RUNS, SURE_RUNS, Tune, TuneRow, as_far_as_memory_goes, fastest, keep, kept_tuning, timed,
+    FEW, OPERATION, RUNS, SURE_RUNS, Tune, TuneRow, as_far_as_memory_goes, fastest, keep, kept_tuning, timed,
 };
 use crate::{Result, gpu::Gpu};
 
 /// Makes `gpu` prefer for `case` the fastest of `forms`, the first unless another is faster by more than chance. What
 /// [`ensure_tuned`](super::ensure_tuned), to be called before, has found in `cache_dir` holds; otherwise it is measured, and
-/// kept there: `prepare` gives what hands a step of the form of a number to the device.
+/// kept there: `prepare` gives what hands a step of the form of a number, of so many rows, to the device.
 ///
 /// # Errors
 /// As `prepare` and the steps; what there is no memory for is not measured.
-pub fn ensure_form<S: FnMut(usize) -> Result<()>>(
+pub fn ensure_form<S: FnMut(usize, u32) -> Result<()>>(
     gpu: &Gpu,
     case: &str,
     forms: &[&str],
@@ -25,20 +25,24 @@ pub fn ensure_form<S: FnMut(usize) -> Result<()>>(
         return Ok(());
     }
     as_far_as_memory_goes(prepare().and_then(|mut step| {
-        let mut seconds: Vec<_> = forms.iter().map(|form| ((*form).to_owned(), f64::MAX)).collect();
+        let mut best = vec![[f64::MAX; FEW.len()]; forms.len()];
         // The first time, drivers compile.
         for form in 0..forms.len() {
-            timed(gpu, || step(form))?;
+            FEW.into_iter().try_for_each(|rows| timed(gpu, || step(form, rows)).map(drop))?;
         }
         let end = Instant::now() + OPERATION;
         for round in 0..RUNS {
             if round >= SURE_RUNS && Instant::now() > end {
                 break;
             }
-            for (form, (_, seconds)) in seconds.iter_mut().enumerate() {
-                *seconds = seconds.min(timed(gpu, || step(form))?);
+            for (form, best) in best.iter_mut().enumerate() {
+                for (rows, best) in FEW.into_iter().zip(best) {
+                    *best = best.min(timed(gpu, || step(form, rows))? / f64::from(rows));
+                }
             }
         }
+        let of_form = |(form, best): (&&str, &[f64; FEW.len()])| ((*form).to_owned(), best.iter().sum());
+        let seconds: Vec<_> = forms.iter().zip(&best).map(of_form).collect();
         let variant = fastest(&seconds).expect("all have run");
         tracing::debug!("{case}: {variant} of {seconds:?}");
         gpu.prefer(case.to_owned(), variant.clone());

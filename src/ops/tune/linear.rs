@@ -1,6 +1,6 @@
 //! Products with the matrices of a model.
 
-use super::{Contender, TuneMatrix, Tuner, Use};
+use super::{Contender, FEW, TuneMatrix, Tuner, Use};
 use crate::{
     Result,
     gpu::{Gpu, Recording},
@@ -22,9 +22,6 @@ const PRODUCT_SECONDS: f64 = 20e-3;
 
 /// Slices end at whole tiles, whatever their size.
 const SLICE_ROWS: u32 = 256;
-
-/// Rows of activations that the matrix-vector kernels are tried with.
-const FEW: [u32; 2] = [1, 8];
 
 /// Rows of activations that the matrix-matrix kernels are tried with at least, if batches have them.
 const MANY: u32 = 128;

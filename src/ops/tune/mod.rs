@@ -99,6 +99,9 @@ pub enum Tune {
 /// Measures are kept in files of this kind.
 const KIND: &str = "tuning";
 
+/// Rows of activations that kernels for few are tried with.
+const FEW: [u32; 2] = [1, 8];
+
 /// How long a run should take: so long that what surrounds it hardly matters, so short that some run is left
 /// alone by whatever else the machine does.
 const RUN_SECONDS: f64 = 2e-3;
