@@ -88,14 +88,14 @@ pub fn ensure_form_tuned(
     let names: Vec<_> = forms.iter().map(|form| form.name()).collect();
     ensure_form(gpu, &case, &names, tune, cache_dir, || {
         let weights = Weights::allocate(gpu, &of_blocks(blocks), &formats)?;
-        let stepper = |form: Form, blocks| {
+        let model = |form, blocks| {
             let mut repeated = weights.clone();
             repeated.layers = weights.layers.iter().cycle().take(blocks).cloned().collect();
             let mut model = Model::new(gpu, of_blocks(blocks), repeated, options)?;
             model.form = form;
-            Ok(stepper(gpu, model))
+            Ok(model)
         };
-        let mut step = stepper(Form::Fused, blocks)?;
+        let mut step = stepper(gpu, model(Form::Fused, blocks)?);
         step(1)?; // The first time, drivers compile.
         gpu.wait()?;
         let start = Instant::now();
@@ -103,7 +103,8 @@ pub fn ensure_form_tuned(
         gpu.wait()?;
         let enough = STEP_SECONDS / start.elapsed().as_secs_f64() * blocks as f64;
         let blocks = (enough as usize).clamp(blocks, config.num_hidden_layers);
-        let mut steps = forms.iter().map(|form| stepper(*form, blocks)).collect::<Result<Vec<_>>>()?;
+        let models = forms.iter().map(|form| model(*form, blocks)).collect::<Result<Vec<_>>>()?;
+        let mut steps: Vec<_> = models.into_iter().map(|model| stepper(gpu, model)).collect();
         Ok(move |form: usize, rows| steps[form](rows))
     })
 }
