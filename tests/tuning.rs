@@ -104,7 +104,8 @@ fn the_fastest_form_of_a_step_is_chosen() {
     let separate = ("swiglu", place, "WASTE return select(waste * 1e-30, silu", 6_000);
     let mut cases = vec![("f16", fused, "separate", 10, 2), ("f16", separate, "fused", 6, 2)];
     // Products of integers leave it to a dispatch of its own, which rounds its result.
-    if GPU.capabilities().has(&[Capability::Integer]) {
+    let q8_0 = MatVecShape::new(by_name("q8_0").unwrap(), 1);
+    if MAT_VEC.choose(&GPU, &q8_0).unwrap().0.name.contains("integer") {
         cases.push(("q8_0", separate, "floats", 6, 3));
     }
     for (format, (module, place, wasteful, rounds), faster, per_block, forms) in cases {
