@@ -1,6 +1,6 @@
 //! The choice among forms of a step of few rows, which differ in how it is cut into dispatches.
 
-use std::{path::Path, time::Instant};
+use std::path::Path;
 
 use super::{
     Chunk, FEW_ROWS, LogitRows, Model, ModelConfig, ModelOptions, WeightFormats, Weights, stack::Stack,
@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Result,
     gpu::Gpu,
-    ops::{Tune, ensure_form, few_read},
+    ops::{Tune, ensure_form, few_read, timed},
     quant::Format,
     tensor::ActivationFormat,
 };
@@ -96,12 +96,8 @@ pub fn ensure_form_tuned(
             Ok(model)
         };
         let mut step = stepper(gpu, model(Form::Fused, blocks)?);
-        step(1)?; // The first time, drivers compile.
-        gpu.wait()?;
-        let start = Instant::now();
-        step(1)?;
-        gpu.wait()?;
-        let enough = STEP_SECONDS / start.elapsed().as_secs_f64() * blocks as f64;
+        timed(gpu, || step(1))?; // The first time, drivers compile.
+        let enough = STEP_SECONDS / timed(gpu, || step(1))? * blocks as f64;
         let blocks = (enough as usize).clamp(blocks, config.num_hidden_layers);
         let models = forms.iter().map(|form| model(*form, blocks)).collect::<Result<Vec<_>>>()?;
         let mut steps: Vec<_> = models.into_iter().map(|model| stepper(gpu, model)).collect();

@@ -51,6 +51,7 @@ pub use sample::{BEYOND, SAMPLE, Sample, SampleRow};
 pub use self_test::{SelfTestRow, SelfTestShapes, ensure_self_test, self_test};
 pub use swiglu::{SWIGLU, Swiglu};
 pub use top_k::{Candidates, MAX_K, TOP_K, TopK, TopKHeader, TopKRecord, TopKRow};
+pub(crate) use tune::timed;
 pub use tune::{Tune, TuneLora, TuneMatrix, TuneRow, TuneShapes, ensure_form, ensure_tuned, kept_tuning};
 pub use variant::{Operation, Variant, compositions};
 pub use weight::{FILL, Weight, WeightPart};

@@ -2,9 +2,7 @@
 
 use std::{path::Path, time::Instant};
 
-use super::{
-    FEW, OPERATION, RUNS, SURE_RUNS, Tune, TuneRow, as_far_as_memory_goes, fastest, keep, kept_tuning, timed,
-};
+use super::{FEW, OPERATION, RUNS, SURE_RUNS, Tune, as_far_as_memory_goes, keep, kept_tuning, prefer, timed};
 use crate::{Result, gpu::Gpu};
 
 /// Makes `gpu` prefer for `case` the fastest of `forms`, the first unless another is faster by more than chance. What
@@ -43,11 +41,8 @@ pub fn ensure_form<S: FnMut(usize, u32) -> Result<()>>(
         }
         let of_form = |(form, best): (&&str, &[f64; FEW.len()])| ((*form).to_owned(), best.iter().sum());
         let seconds: Vec<_> = forms.iter().zip(&best).map(of_form).collect();
-        let variant = fastest(&seconds).expect("all have run");
-        tracing::debug!("{case}: {variant} of {seconds:?}");
-        gpu.prefer(case.to_owned(), variant.clone());
-        let row = TuneRow { case: case.to_owned(), variant, seconds };
-        keep(gpu, cache_dir, kept_tuning(gpu, cache_dir), vec![row]);
+        let row = prefer(gpu, case.to_owned(), seconds);
+        keep(gpu, cache_dir, kept_tuning(gpu, cache_dir), row.into_iter().collect());
         Ok(())
     }))
 }

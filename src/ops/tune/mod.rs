@@ -314,7 +314,7 @@ impl Tuner<'_> {
         }
         let seconds: Vec<_> =
             contenders.iter().map(|contender| (contender.name.to_owned(), contender.total())).collect();
-        self.prefer(operation.case(subject), seconds);
+        self.rows.extend(prefer(self.gpu, operation.case(subject), seconds));
         Ok(())
     }
 
@@ -331,17 +331,17 @@ impl Tuner<'_> {
         let fits = |name: &str| operation.variants.iter().any(|one| one.name == name && (one.fits)(shape));
         let seconds: Vec<_> = row.seconds.iter().filter(|(name, _)| fits(name)).cloned().collect();
         if seconds.len() > 1 {
-            self.prefer(operation.case(subject), seconds);
+            self.rows.extend(prefer(self.gpu, operation.case(subject), seconds));
         }
     }
+}
 
-    fn prefer(&mut self, case: String, seconds: Vec<(String, f64)>) {
-        if let Some(variant) = fastest(&seconds) {
-            tracing::debug!("{case}: {variant} of {seconds:?}");
-            self.gpu.prefer(case.clone(), variant.clone());
-            self.rows.push(TuneRow { case, variant, seconds });
-        }
-    }
+/// Makes `gpu` prefer for `case` the fastest of these, if any has run.
+fn prefer(gpu: &Gpu, case: String, seconds: Vec<(String, f64)>) -> Option<TuneRow> {
+    let variant = fastest(&seconds)?;
+    tracing::debug!("{case}: {variant} of {seconds:?}");
+    gpu.prefer(case.clone(), variant.clone());
+    Some(TuneRow { case, variant, seconds })
 }
 
 /// A variant that is timed.
@@ -410,7 +410,7 @@ fn run(gpu: &Gpu, recording: &Recording, one: &Use) -> Result<f64> {
 }
 
 /// Seconds until the device has done what `submit` hands to it.
-fn timed(gpu: &Gpu, submit: impl FnOnce() -> Result<()>) -> Result<f64> {
+pub(crate) fn timed(gpu: &Gpu, submit: impl FnOnce() -> Result<()>) -> Result<f64> {
     gpu.wait()?;
     let start = Instant::now();
     submit()?;
