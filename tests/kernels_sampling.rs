@@ -171,6 +171,33 @@ fn top_k_reports_what_is_not_finite() {
     });
 }
 
+#[test]
+fn records_of_no_row_are_refused() {
+    let row = TopKRow { k: 3, temperature: 0.5 };
+    let header = TopKHeader { max: 2.0, sum: 1.5, sum_t: 1.25, non_finite: 0 };
+    let mut record = TopKRecord { header, ids: [0; MAX_K], logits: [0.0; MAX_K] };
+    record.ids[..3].copy_from_slice(&[7, 9, 8]);
+    record.logits[..3].copy_from_slice(&[2.0, 1.0, 1.0]);
+    Candidates::parse(&record, &row, 10).unwrap();
+    let breaks: [fn(&mut TopKRecord); 9] = [
+        |record| *record = bytemuck::Zeroable::zeroed(),
+        |record| record.header.sum = 0.0,
+        |record| record.header.sum_t = f32::NAN,
+        |record| record.header.sum_t = 1e9,
+        |record| record.header.max = f32::INFINITY,
+        |record| record.ids[1] = 10,
+        |record| record.logits[2] = 1.5,
+        |record| record.logits[0] = f32::NAN,
+        |record| record.logits[2] = f32::NAN,
+    ];
+    for (index, break_it) in breaks.into_iter().enumerate() {
+        let mut broken = record;
+        break_it(&mut broken);
+        let kind = Candidates::parse(&broken, &row, 10).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::Device, "{index}");
+    }
+}
+
 /// A random list of adjusted tokens, about one in `every`.
 fn random_tokens(seed: u64, vocab: u32, every: f64) -> Vec<TokenAdjustment> {
     let chosen = (0..vocab).filter(|id| uniform(seed, 1, *id) * every < 1.0);

@@ -71,7 +71,8 @@ impl Candidates {
     /// Reads the record that answers `row` over a vocabulary of `vocab` tokens.
     ///
     /// # Errors
-    /// [`ErrorKind::NonFinite`] when a logit of the row was NaN or infinite.
+    /// [`ErrorKind::NonFinite`] when a logit of the row was NaN or infinite; [`ErrorKind::Device`] when no
+    /// row can have such a record.
     pub fn parse(record: &TopKRecord, row: &TopKRow, vocab: u32) -> Result<Self> {
         let TopKHeader { max, sum, sum_t, non_finite } = record.header;
         if non_finite > 0 {
@@ -79,16 +80,25 @@ impl Candidates {
             return Err(Error::expected(ErrorKind::NonFinite, "logits", "numbers", found));
         }
         let k = (row.k.max(1) as usize).min(MAX_K).min(vocab as usize);
+        let (ids, logits) = (&record.ids[..k], &record.logits[..k]);
+        // The largest logit alone makes a sum 1.
+        let sums = [sum, sum_t].iter().all(|sum| (0.5..=2.0 * vocab as f32).contains(sum));
+        let ordered = max.is_finite() && logits.is_sorted_by(|a, b| a >= b);
+        if !(sums && ordered && ids.iter().all(|id| *id < vocab)) {
+            let message = "the device's answer is no row's likeliest tokens";
+            return Err(Error::new(ErrorKind::Device, "candidates", message));
+        }
         Ok(Self {
-            ids: record.ids[..k].to_vec(),
-            logits: record.logits[..k].to_vec(),
+            ids: ids.to_vec(),
+            logits: logits.to_vec(),
             max,
             log_sum_exp: f64::from(max) + f64::from(sum).ln(),
             log_sum_exp_t: f64::from(max) / f64::from(row.temperature) + f64::from(sum_t).ln(),
         })
     }
 
-    /// All tokens of a row in place of the likeliest, for sampling that reaches beyond them.
+    /// All tokens of a row in place of the likeliest, for sampling that reaches beyond them. Of finite `logits`
+    /// any sampler chooses one.
     pub fn with_all(&self, logits: &[f32]) -> Self {
         let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
         // Stable: equal logits stay in the order of ids.
