@@ -137,6 +137,7 @@ if [ ! -d "$dir/absent" ]; then
     for name in nouveau asahi freedreno; do
         driver "$dir/absent.part/$name.json" "$dir/debian/$library/libvulkan_$name.so"
     done
+    driver "$dir/absent.part/amdgpu.json" "$dir/debian/$library/libvulkan_radeon.so"
     mv "$dir/absent.part" "$dir/absent"
 fi
 

@@ -6,8 +6,9 @@
 #   DRIVER   swiftshader, mesa, gpu, matrices or lanes:32, which are software: gpu is lavapipe that says it is a GPU, matrices is
 #            the same with matrices of 16×16, and lanes has subgroups of as many invocations. Or dx12: a program for Windows,
 #            in Wine, whose Direct3D 12 is on lavapipe. Or that of a GPU which is not there, which compiles and does not run:
-#            amd:navi31, nvidia:174, apple:m1, qualcomm:740 or intel:tgl, or other chips, as Mesa names them. On all but the
-#            first the program runs in the C library of their Debian
+#            amd:navi31, nvidia:174, apple:m1, qualcomm:740 or intel:tgl, or other chips, as Mesa names them. amdgpu:navi31 opens
+#            as a device, too, as amd's does not, but ends after some 500 kernels. On all but the first the program runs in the
+#            C library of their Debian
 #
 # With VALIDATION set, under the Vulkan validation layers, which print.
 set -eu
@@ -32,6 +33,7 @@ lanes:*)
     icd=$dir/lanes/lavapipe.json more=:$dir/lanes/usr/lib/x86_64-linux-gnu
     ;;
 amd:*) export RADV_FORCE_FAMILY="$chip" && icd=$dir/stable/radeon.json ;;
+amdgpu:*) export AMDGPU_GPU_ID="$chip" && absent amdgpu ;;
 nvidia:*) export NOUVEAU_CHIPSET="$chip" && absent nouveau ;;
 apple:m1) absent asahi ;;
 qualcomm:*) export FD_GPU_ID="$chip" && absent freedreno ;;
