@@ -245,6 +245,20 @@ async fn load(gpu: &Arc<Gpu>, source: &ModelSource, options: &EngineOptions) -> 
     Engine::load(gpu.clone(), source, options, &mut |_, _| {}).await
 }
 
+#[test]
+fn a_device_lost_while_kernels_are_tried_is_opened_again() {
+    let gpu = Arc::new(block_on(Gpu::open(&GpuOptions::default())).unwrap());
+    let mut destroy_once = |stage, done| {
+        if matches!((stage, done), (Stage::Tuning(_), 1)) {
+            gpu.destroy();
+        }
+    };
+    let trying = EngineOptions { tune: Tune::Again, ..options("f32") };
+    let loaded = block_on(Engine::load(gpu.clone(), &source("full"), &trying, &mut destroy_once)).unwrap();
+    assert!(gpu.is_lost() && !loaded.gpu().is_lost());
+    assert_eq!(generate(&loaded).unwrap(), generate(&engine()).unwrap());
+}
+
 /// Another program, or thread, takes the memory after it was counted: while kernels are tried.
 #[test]
 fn a_device_that_runs_out_while_loading_is_left_as_it_was() {

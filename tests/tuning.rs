@@ -2,13 +2,15 @@
 
 mod device;
 
-use std::{collections::HashMap, fs, path::Path, time::Duration};
+use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
 use device::GPU;
-use mistral_wgpu::{gpu::*, model::*, ops::*, quant::by_name, tensor::ActivationFormat};
+use mistral_wgpu::{ErrorKind, gpu::*, model::*, ops::*, quant::by_name, tensor::ActivationFormat};
 use pollster::block_on;
 
 const NORM: &str = "rms_norm, 64";
+const NORM_SHAPE: RmsNormShape =
+    RmsNormShape { residual: false, gather: true, format: ActivationFormat::F32 };
 
 /// One matrix of a tiny model, and time enough for it on a busy machine.
 fn shapes() -> TuneShapes {
@@ -53,11 +55,7 @@ fn tune(gpu: &Gpu, tune: Tune, dir: &Path) -> Vec<TuneRow> {
 
 /// The norm that `gpu` uses in a model of 64 columns.
 fn norm(gpu: &Gpu) -> &'static str {
-    RMS_NORM
-        .choose_for(gpu, &RmsNormShape { residual: false, gather: true, format: ActivationFormat::F32 }, 64)
-        .unwrap()
-        .0
-        .name
+    RMS_NORM.choose_for(gpu, &NORM_SHAPE, 64).unwrap().0.name
 }
 
 /// The norm that suits the kind of device.
@@ -254,6 +252,74 @@ fn what_there_is_no_time_for_is_done_as_its_like() {
         "the best kernel for one format is not that for another"
     );
     assert_eq!(of(&kept_tuning(&gpu, Some(dir.path())), "mat_vec, q8_0 96x64"), None, "to be measured");
+}
+
+/// The device, which the first replay destroys.
+fn lost_by_replays(gpu: &Gpu) -> Gpu {
+    gpu.with_executor(Arc::new(|gpu: &Gpu, _: &Replay| {
+        gpu.destroy();
+        gpu.check()
+    }))
+}
+
+/// Tries kernels that lose the device at their first replay so many times.
+fn losing(times: usize, dir: &Path) -> Arc<Gpu> {
+    let mut left = times;
+    let trial = try_kernels(Arc::new(open()), Some(dir), async |gpu| {
+        let gpu = if left > 0 { lost_by_replays(gpu) } else { gpu.clone() };
+        left = left.saturating_sub(1);
+        ensure_tuned(&gpu, &shapes(), Tune::Once, Some(dir), &mut |_, _| {})?;
+        block_on(ensure_self_test(&gpu, &self_test_shapes(), Some(dir)))
+    });
+    block_on(trial).unwrap()
+}
+
+fn self_test_shapes() -> SelfTestShapes {
+    let attention = |kv| AttentionShape { heads: 2, kv_heads: 1, head_dim: 32, kv };
+    SelfTestShapes::all(by_name("q8_0"), attention)[0]
+}
+
+#[test]
+fn a_kernel_that_loses_the_device_twice_is_not_tried_again() {
+    if !GPU.capabilities().has(&[Capability::Subgroup]) {
+        return eprintln!("skipped: there is nothing to choose without subgroups");
+    }
+    let untuned = untuned(&GPU);
+    let name = format!("rms_norm/{untuned}");
+    for (times, rejected) in [(1, false), (2, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let gpu = losing(times, dir.path());
+        assert!(!gpu.is_lost() && gpu.rejects(&name) == rejected, "{times}");
+        let row = kept_tuning(&gpu, Some(dir.path())).into_iter().find(|row| row.case == NORM);
+        let tried = row.is_some_and(|row| row.seconds.iter().any(|(variant, _)| variant == untuned));
+        assert!(tried != rejected, "{times}");
+        // The next start knows it, and no other.
+        let next = block_on(try_kernels(Arc::new(open()), Some(dir.path()), async |_| Ok(()))).unwrap();
+        assert_eq!(next.rejects(&name), rejected, "{times}");
+        assert!(RMS_NORM.choose(&next, &NORM_SHAPE).is_ok());
+    }
+}
+
+#[test]
+fn what_loses_the_device_is_named() {
+    let gpu = open();
+    let shape = self_test_shapes();
+    let first = block_on(self_test(&gpu, &[shape], &mut |_, _| {})).unwrap().swap_remove(0).variant;
+    let error = block_on(self_test(&lost_by_replays(&gpu), &[shape], &mut |_, _| {})).unwrap_err();
+    assert_eq!((error.kind(), error.subject()), (ErrorKind::DeviceLost, first.as_str()));
+}
+
+#[test]
+fn a_device_that_is_lost_again_by_whatever_else_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tries = 0;
+    let trial = try_kernels(Arc::new(open()), Some(dir.path()), async |gpu| {
+        tries += 1;
+        gpu.destroy();
+        gpu.check()
+    });
+    assert_eq!(block_on(trial).err().map(|error| error.kind()), Some(ErrorKind::DeviceLost));
+    assert_eq!(tries, 2);
 }
 
 #[test]

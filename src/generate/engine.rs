@@ -17,7 +17,7 @@ use crate::{
         ModelOptions, Progress, Stage, WeightFormats, adapter_bytes, attention_shape, ensure_form_tuned,
         expected_tensors, tune_adapters, tune_shapes,
     },
-    ops::{SelfTestShapes, Tune, TuneShapes, ensure_self_test, ensure_tuned},
+    ops::{SelfTestShapes, Tune, TuneShapes, ensure_self_test, ensure_tuned, try_kernels},
     quant::{Format, by_name},
     text::{ChatFormat, Tokenizer},
 };
@@ -163,24 +163,28 @@ impl Engine {
             let found = tokenizer.vocab_size() - 1;
             return Err(Error::expected(ErrorKind::Tokenizer, "tokenizer.json", expected, found));
         }
-        gpu.load_pipelines(None)?;
-        if !options.skip_self_test {
-            let (bias, reordered) = (config.attention_bias || config.mlp_bias, formats.reordered());
-            let (adapters, experts) = (!opened.is_empty(), config.experts);
-            for weights in formats.all() {
-                let shapes = SelfTestShapes { weights, attention, bias, reordered, adapters, experts };
-                ensure_self_test(&gpu, &shapes, None).await?;
-            }
-        }
         let shapes = tune_shapes(&config, &options.model, &formats);
         let shapes = TuneShapes { adapters: tune_adapters(&config, &opened), ..shapes };
-        let tuned = ensure_tuned(&gpu, &shapes, options.tune, None, &mut |done, total| {
-            progress(Stage::Tuning(total), done);
-        })?;
-        // Which form of a step is the faster depends on its kernels.
-        if tuned {
-            ensure_form_tuned(&gpu, &config, &options.model, &formats, options.tune, None)?;
-        }
+        let gpu = try_kernels(gpu, None, async |gpu| {
+            gpu.load_pipelines(None)?;
+            if !options.skip_self_test {
+                let (bias, reordered) = (config.attention_bias || config.mlp_bias, formats.reordered());
+                let (adapters, experts) = (!opened.is_empty(), config.experts);
+                for weights in formats.all() {
+                    let shapes = SelfTestShapes { weights, attention, bias, reordered, adapters, experts };
+                    ensure_self_test(gpu, &shapes, None).await?;
+                }
+            }
+            let tuned = ensure_tuned(gpu, &shapes, options.tune, None, &mut |done, total| {
+                progress(Stage::Tuning(total), done);
+            })?;
+            // Which form of a step is the faster depends on its kernels.
+            if tuned {
+                ensure_form_tuned(gpu, &config, &options.model, &formats, options.tune, None)?;
+            }
+            Ok(())
+        })
+        .await?;
         let (source, adapters) = (source.clone(), adapters.to_vec());
         let plan = Plan { source, adapters, config: config.clone(), formats, options: options.model };
         let loaded = plan.load(gpu.clone(), checkpoint.as_ref(), progress);

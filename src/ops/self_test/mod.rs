@@ -246,7 +246,7 @@ impl SelfTest<'_> {
                     tracing::warn!("{name}: {error}");
                     f32::MAX
                 }
-                error => error?,
+                result => result.map_err(|error| operation.tried(variant.name, error))?,
             };
             let row = SelfTestRow { variant: name, case: case.to_string(), error, bound, ok: error <= bound };
             if !row.ok {

@@ -138,10 +138,11 @@ fn slice<S>(
     let only = operation.only(gpu, variant);
     let mut steps = vec![0; rows.len()];
     let mut contender = Contender::new(variant.name, rows.len());
-    probe.uses(gpu, rows, |uses| {
+    let ran = probe.uses(gpu, rows, |uses| {
         contender.first_run(&only, uses, &mut steps, f64::INFINITY)?;
         contender.run(gpu, uses, &steps)
-    })?;
+    });
+    ran.map_err(|error| operation.tried(variant.name, error))?;
     let of_use = contender.seconds.iter().zip(rows).map(|(seconds, (_, rows))| seconds * f64::from(*rows));
     let seconds = of_use.sum::<f64>();
     let affordable = (f64::from(outputs) * PRODUCT_SECONDS / seconds) as u32 / SLICE_ROWS * SLICE_ROWS;

@@ -157,10 +157,10 @@ pub fn ensure_tuned(
         complete: true,
         progress: (progress, 0, total as u64),
     };
-    as_far_as_memory_goes(tuner.all(shapes, batches))?;
+    let done = as_far_as_memory_goes(tuner.all(shapes, batches));
     let Tuner { rows: measured, complete, .. } = tuner;
     keep(gpu, cache_dir, known, measured);
-    Ok(complete)
+    done.map(|()| complete)
 }
 
 fn as_far_as_memory_goes(measured: Result<()>) -> Result<()> {
@@ -297,7 +297,7 @@ impl Tuner<'_> {
                         tracing::warn!("{}: {error}", operation.full_name(variant));
                         Ok(())
                     }
-                    _ => Err(error),
+                    _ => Err(operation.tried(variant.name, error)),
                 }
             })?;
             contenders.push(contender);
@@ -309,7 +309,8 @@ impl Tuner<'_> {
             }
             let hopeless = HOPELESS * best(&contenders);
             for contender in contenders.iter_mut().filter(|contender| contender.total() <= hopeless) {
-                contender.run(self.gpu, uses, &steps)?;
+                let ran = contender.run(self.gpu, uses, &steps);
+                ran.map_err(|error| operation.tried(contender.name, error))?;
             }
         }
         let seconds: Vec<_> =
