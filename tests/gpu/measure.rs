@@ -82,18 +82,27 @@ fn the_roofline_is_measured_by_kernels_that_do_their_work() {
     assert!((0.0..roofline.round_trip_seconds + 0.01).contains(&roofline.dispatch_seconds), "{roofline:?}");
 
     // Every kernel that leaves half of its work out is found out.
+    let broken = |name: &str, whole: &str, half: &str| {
+        let (_, text) = SHADERS.iter().find(|(shader, _)| *shader == name).unwrap();
+        assert!(text.contains(whole), "{name}");
+        let shaders = [(name.to_owned(), text.replace(whole, half))].into_iter().collect();
+        let gpu = open(GpuOptions { shaders, ..Default::default() }).unwrap();
+        pollster::block_on(Roofline::measure(&gpu))
+    };
     for (name, whole, half) in [
         ("roofline/stream", "i < EACH;", "i < EACH / 2u;"),
         ("roofline/multiply", "i < CHAINS; i++) {\n        let x", "i < CHAINS / 2u; i++) {\n        let x"),
         ("roofline/chain", "+= 1u", "+= 0u"),
     ] {
-        let (_, text) = SHADERS.iter().find(|(shader, _)| *shader == name).unwrap();
-        assert!(text.contains(whole), "{name}");
-        let shaders = [(name.to_owned(), text.replace(whole, half))].into_iter().collect();
-        let gpu = open(GpuOptions { shaders, ..Default::default() }).unwrap();
-        let error = pollster::block_on(Roofline::measure(&gpu)).unwrap_err();
+        let error = broken(name, whole, half).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Device, "{name}: {error}");
     }
+    // A kind of multiplication that is wrong is none that the device has.
+    let kinds = |roofline: &Roofline| roofline.rates.iter().map(|(kind, _)| *kind).collect::<Vec<_>>();
+    let without_integer =
+        broken("roofline/multiply", "let x = chains[i];", "let x = chains[i] + 1;").unwrap();
+    let expected: Vec<_> = kinds(&roofline).into_iter().filter(|kind| *kind != "integer").collect();
+    assert_eq!(kinds(&without_integer), expected);
 }
 
 /// What one thread has replayed may be handed over by another, and still comes before what the first asks for next.
