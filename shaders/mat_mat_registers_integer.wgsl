@@ -9,7 +9,7 @@ import package::exchange::exchanged;
 import package::generated::{COLS, TILE_ROWS, WORKGROUP};
 import package::mat_mat_tile::{Tile, params, tile_of, weight_block, write, x_block};
 import package::pairs::split_pair;
-import package::quant::activations::block_scale;
+import package::quant::activations::{Parts, block_scale};
 import package::quant::packed::{signed_integers, two_words};
 import package::quant::scales::next_words;
 import package::weight::{DOTS, ScaleWords, WeightScale, scale_in, weight_codes, weight_dot};
@@ -51,9 +51,15 @@ fn main(
     var sums: Sums;
     var scale_words: array<ScaleWords, COLS>;
     for (var block = 0u; block < params.blocks; block++) {
+        // All of a block before anything is computed: what waits for memory waits together.
+        var w_codes: array<Parts, COLS>;
+        for (var col = 0u; col < COLS; col++) {
+            let at = weight_block(tile, first + col, block);
+            w_codes[col] = Parts(weight_codes(at, 0u), weight_codes(at, 1u));
+        }
         var dots: Dots;
         for (var part = 0u; part < 2u; part++) {
-            add_part(&dots, tile, first, block, part, lane);
+            add_part(&dots, &w_codes, tile, block, part, lane);
         }
         var scales: array<WeightScale, COLS>;
         for (var col = 0u; col < COLS; col++) {
@@ -79,16 +85,23 @@ fn row_of(half: u32, group: u32) -> u32 {
     return 4u * (half * GROUPS + group);
 }
 
-fn add_part(dots: ptr<function, Dots>, tile: Tile, first: u32, block: u32, part: u32, lane: u32) {
-    var w: array<Numbers, COLS>;
-    for (var col = 0u; col < COLS; col++) {
-        w[col] = weight_numbers(weight_codes(weight_block(tile, first + col, block), part));
-    }
+fn add_part(
+    dots: ptr<function, Dots>,
+    w_codes: ptr<function, array<Parts, COLS>>,
+    tile: Tile,
+    block: u32,
+    part: u32,
+    lane: u32,
+) {
     var loaded: array<Numbers, GROUPS>;
     if lane < 4u {
         for (var i = 0u; i < GROUPS; i++) {
             loaded[i] = x_numbers(tile, i, block, part, lane);
         }
+    }
+    var w: array<Numbers, COLS>;
+    for (var col = 0u; col < COLS; col++) {
+        w[col] = weight_numbers((*w_codes)[col][part]);
     }
     for (var i = 0u; i < GROUPS; i++) {
         for (var j = 0u; j < 4u; j++) {

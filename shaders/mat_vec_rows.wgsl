@@ -47,8 +47,7 @@ fn multiply(task: Task, first: u32, invocation: Invocation) {
     var sums: Sums;
     var scale_words: array<ScaleWords, ROWS>;
     for (var block = 0u; block < params.blocks; block++) {
-        var scales = next_scales(&scale_words, task, first, block);
-        add_block(&sums, &scales, task, first, block, invocation.lane);
+        add_block(&sums, &scale_words, task, first, block, invocation.lane);
     }
     for (var col = 0u; col < COLS; col++) {
         let scale = x_scale(col, invocation);
@@ -100,13 +99,19 @@ fn x_scale(col: u32, invocation: Invocation) -> f32 {
 
 fn add_block(
     sums: ptr<function, Sums>,
-    w_scales: ptr<function, array<WeightScale, ROWS>>,
+    scale_words: ptr<function, array<ScaleWords, ROWS>>,
     task: Task,
     first: u32,
     block: u32,
     lane: u32,
 ) {
     @if(integer) {
+        // Of all rows before anything is computed: what waits for memory waits together.
+        var w_codes: array<Parts, ROWS>;
+        for (var row = 0u; row < ROWS; row++) {
+            let at = block_of(task, first + row, block);
+            w_codes[row] = Parts(weight_codes(at, 0u), weight_codes(at, 1u));
+        }
         var own_codes: array<vec2u, COLS>;
         var own_scales: array<vec2u, COLS>;
         if lane < 4u {
@@ -122,17 +127,22 @@ fn add_block(
             codes[col] = x_block_codes(own_codes[col]);
             scales[col] = block_scale(subgroupBroadcast(own_scales[col], 0u));
         }
+        let w_scales = next_scales(scale_words, task, first, block);
         for (var row = 0u; row < ROWS; row++) {
-            let at = block_of(task, first + row, block);
-            let w = weight_block_codes(Parts(weight_codes(at, 0u), weight_codes(at, 1u)));
+            let w = weight_block_codes(w_codes[row]);
             for (var col = 0u; col < COLS; col++) {
-                let dot = weight_dot((*w_scales)[row], block_dot(w, codes[col], scales[col].sum), scales[col].sum);
+                let dot = weight_dot(w_scales[row], block_dot(w, codes[col], scales[col].sum), scales[col].sum);
                 (*sums)[row][col] = fma(scales[col].scale, dot, (*sums)[row][col]);
             }
         }
     }
     @else {
+        let w_scales = next_scales(scale_words, task, first, block);
         for (var j = 0u; j < QUADS; j++) {
+            var w_quads: array<vec4f, ROWS>;
+            for (var row = 0u; row < ROWS; row++) {
+                w_quads[row] = weight_quad(block_of(task, first + row, block), j, w_scales[row]);
+            }
             var own: array<f32, COLS>;
             if lane < 4u {
                 for (var col = 0u; col < COLS; col++) {
@@ -144,7 +154,7 @@ fn add_block(
                 quads[col] = bitcast<vec4f>(exchanged(bitcast<u32>(own[col])));
             }
             for (var row = 0u; row < ROWS; row++) {
-                let w = weight_quad(block_of(task, first + row, block), j, (*w_scales)[row]);
+                let w = w_quads[row];
                 for (var col = 0u; col < COLS; col++) {
                     let v = quads[col];
                     (*sums)[row][col] =

@@ -13,8 +13,8 @@ pub struct DeviceArgs {
     /// Limits to ask of the device: all it has, or only what every WebGPU device has.
     #[arg(long, value_enum, default_value_t)]
     limits: Limits,
-    /// Optional paths not to use: `f16`, `subgroup`, `cooperative_matrix`, `timestamp`, `unchecked`, `integer`, `int64`, `cpu`, `fused`, `pipeline_cache`.
     #[arg(long, value_name = "LIST", env = "MISTRAL_DISABLE", value_parser = str::parse::<Capabilities>)]
+    #[arg(help = format!("Optional paths not to use, of {}", Capabilities::all()))]
     disable: Option<Capabilities>,
     /// Memory to plan with and to keep to, such as `8GiB` [default: what the driver tells].
     #[arg(long, value_name = "SIZE", value_parser = bytes)]

@@ -127,6 +127,11 @@ fn multiplies(adapter: &wgpu::Adapter, size: u32) -> bool {
 pub struct Capabilities(u32);
 
 impl Capabilities {
+    /// All that there are.
+    pub fn all() -> Self {
+        CAPABILITIES.iter().map(|row| row.capability).collect()
+    }
+
     /// What `adapter` offers.
     pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
         let features = adapter.features();
@@ -176,7 +181,7 @@ impl std::str::FromStr for Capabilities {
             let matches = |row: &&Row| row.name == name || row.name.starts_with(&format!("{name}_"));
             let named: Self = CAPABILITIES.iter().filter(matches).map(|row| row.capability).collect();
             if named == Self::default() {
-                let names = format!("one of {}", CAPABILITIES.map(|row| row.name).join(", "));
+                let names = format!("one of {}", Self::all());
                 return Err(Error::expected(ErrorKind::Argument, "capability", names, format!("`{name}`")));
             }
             members.0 |= named.0;
