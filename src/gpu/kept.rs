@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Serialize, de::DeserializeOwned};
+
 use super::{Gpu, SHADERS};
 
 /// A file that holds for one adapter, driver, version of the crate and text of the shaders.
@@ -53,6 +55,19 @@ impl Kept {
         let mut bytes = fs::read(self.path.as_ref()?).ok()?;
         let rest = bytes.strip_prefix(self.identity.as_bytes())?.strip_prefix(b"\n")?.len();
         Some(bytes.split_off(bytes.len() - rest))
+    }
+
+    /// What [`Kept::write_json`] has kept, if anything.
+    pub fn read_json<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.read()?).ok()
+    }
+
+    /// As [`Kept::write`].
+    ///
+    /// # Panics
+    /// When JSON has nothing for `value`.
+    pub fn write_json<T: Serialize + ?Sized>(&self, value: &T) {
+        self.write(&serde_json::to_vec_pretty(value).expect("a value of JSON"));
     }
 
     /// Keeps `contents`. What cannot be kept is found anew the next time.

@@ -20,28 +20,26 @@ pub async fn try_kernels(
     mut work: impl AsyncFnMut(&Gpu) -> Result<()>,
 ) -> Result<Arc<Gpu>> {
     let kept = Kept::new(&gpu, "losing", "", cache_dir);
-    let mut losing: Vec<String> =
-        kept.read().and_then(|names| serde_json::from_slice(&names).ok()).unwrap_or_default();
+    let mut losing: Vec<String> = kept.read_json().unwrap_or_default();
     losing.iter().for_each(|name| gpu.reject(name.clone()));
-    let mut gpu = gpu;
-    let mut suspect = None;
+    let (mut gpu, mut suspect) = (gpu, None);
     while let Err(error) = work(&gpu).await {
         if error.kind() != ErrorKind::DeviceLost {
             return Err(error);
         }
-        tracing::warn!("{error}: opening the device again");
-        gpu = Arc::new(gpu.reopen().await?);
         let subject = error.subject().to_owned();
-        suspect = match suspect.take() {
+        suspect = match suspect {
             None => Some(subject),
             Some(same) if same == subject && subject.contains('/') => {
                 gpu.reject(subject.clone());
                 losing.push(subject);
-                kept.write(&serde_json::to_vec_pretty(&losing).expect("plain names"));
+                kept.write_json(&losing);
                 None
             }
             Some(_) => return Err(error),
         };
+        tracing::warn!("{error}: opening the device again");
+        gpu = Arc::new(gpu.reopen().await?);
     }
     Ok(gpu)
 }

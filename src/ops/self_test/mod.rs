@@ -191,10 +191,9 @@ pub async fn self_test(
 pub async fn ensure_self_test(gpu: &Gpu, shapes: &SelfTestShapes, cache_dir: Option<&Path>) -> Result<()> {
     for part in shapes.parts() {
         let kept = Kept::new(gpu, "self-test", &format!("{part:?}"), cache_dir);
-        let known = kept.read().and_then(|rows| serde_json::from_slice::<Vec<SelfTestRow>>(&rows).ok());
-        match known {
+        match kept.read_json::<Vec<SelfTestRow>>() {
             Some(rows) => rows.into_iter().filter(|row| !row.ok).for_each(|row| reject(gpu, row)),
-            None => kept.write(&serde_json::to_vec_pretty(&part.test(gpu).await?).expect("plain rows")),
+            None => kept.write_json(&part.test(gpu).await?),
         }
     }
     Ok(())

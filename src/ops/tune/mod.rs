@@ -182,13 +182,12 @@ fn keep(gpu: &Gpu, cache_dir: Option<&Path>, known: Vec<TuneRow>, measured: Vec<
         known.into_iter().filter(|row| measured.iter().all(|new| new.case != row.case)).collect();
     rows.extend(measured);
     rows.sort_by(|a, b| a.case.cmp(&b.case));
-    Kept::new(gpu, KIND, "", cache_dir).write(&serde_json::to_vec_pretty(&rows).expect("plain rows"));
+    Kept::new(gpu, KIND, "", cache_dir).write_json(&rows);
 }
 
 /// What [`ensure_tuned`] has kept of this device so far, in alphabetical order.
 pub fn kept_tuning(gpu: &Gpu, cache_dir: Option<&Path>) -> Vec<TuneRow> {
-    let kept = Kept::new(gpu, KIND, "", cache_dir).read();
-    kept.and_then(|rows| serde_json::from_slice(&rows).ok()).unwrap_or_default()
+    Kept::new(gpu, KIND, "", cache_dir).read_json().unwrap_or_default()
 }
 
 /// One use of an operation, to be timed.
