@@ -24,11 +24,11 @@ fn q_octet(start: u32, octet: u32) -> mat2x4f {
     );
 }
 
-// Of an octet, whose pairs the first four invocations of the subgroup have.
+// Of an octet, whose pairs the invocations of a four have.
 @else
-fn q_octet(own: vec2f) -> mat2x4f {
-    let even = bitcast<vec4f>(exchanged(bitcast<u32>(own.x)));
-    let odd = bitcast<vec4f>(exchanged(bitcast<u32>(own.y)));
+fn q_octet(own: vec2f, four: u32) -> mat2x4f {
+    let even = bitcast<vec4f>(exchanged(bitcast<u32>(own.x))[four]);
+    let odd = bitcast<vec4f>(exchanged(bitcast<u32>(own.y))[four]);
     return mat2x4f(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
 }
 

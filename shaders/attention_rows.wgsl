@@ -2,11 +2,11 @@
 // head and ROWS of the item's rows computes all query heads that share the KV head, BLOCK keys at a time with a running
 // softmax (Milakov & Gimelshein 2018, arXiv:1805.02867). First each invocation has KEYS keys, then an octet of the values.
 //
-// With `int64`, two words are read at once, and what all invocations need is read by four: see exchange.
+// With `int64`, two words are read at once, and what all invocations need is read by few: see exchange.
 import package::attention_partial::{MASKED, partial_start, visible_keys};
 import package::attention_query::q_octet;
 @if(int64) import package::attention_query::q_pair;
-@if(int64) import package::exchange::exchanged;
+@if(int64) import package::exchange::{FOURS, exchanged};
 import package::generated::{AttentionParams, GROUP, HEAD_DIM, KEYS, PAGE, ROWS, Row, TEAM, TILES, WORKGROUP, WorkItem};
 import package::kv::cache::{first_octet, k_octet, v_octet};
 import package::kv::page::OCTETS;
@@ -19,6 +19,10 @@ import package::kv::page::OCTETS;
 
 // A query is a row and a head: of 2 rows with 4 heads, query 6 is head 2 of row 1.
 const QUERIES = ROWS * GROUP;
+
+// Four invocations load what is needed of a query: with eight, that of queries 2i and 2i + 1 is load i.
+@if(int64) const LOADING = 4u * min(FOURS, QUERIES);
+@if(int64) const LOADS = (QUERIES + FOURS - 1u) / FOURS;
 
 // With 64 invocations of 4 keys, invocation 5 has keys 5, 69, 133 and 197 of the block.
 const BLOCK = WORKGROUP * KEYS;
@@ -70,16 +74,17 @@ fn dots(q_starts: array<u32, ROWS>, first: array<u32, KEYS>, place: array<u32, K
         for (var i = 0u; i < KEYS; i++) {
             k[i] = k_octet(first[i], place[i], octet);
         }
-        @if(int64) var own: array<vec2f, QUERIES>;
+        @if(int64) var own: array<vec2f, LOADS>;
         @if(int64)
-        if lane < 4u {
-            for (var query = 0u; query < QUERIES; query++) {
+        if lane < LOADING {
+            for (var i = 0u; i < LOADS; i++) {
+                let query = min(i * FOURS + lane / 4u, QUERIES - 1u);
                 let start = q_starts[query / GROUP] + query % GROUP * HEAD_DIM;
-                own[query] = q_pair(start / 2u, 4u * octet + lane);
+                own[i] = q_pair(start / 2u, 4u * octet + lane % 4u);
             }
         }
         for (var query = 0u; query < QUERIES; query++) {
-            @if(int64) let x = q_octet(own[query]);
+            @if(int64) let x = q_octet(own[query / FOURS], query % FOURS);
             @else let x = q_octet(q_starts[query / GROUP] + query % GROUP * HEAD_DIM, octet);
             for (var i = 0u; i < KEYS; i++) {
                 let low = k[i][0];
@@ -106,21 +111,22 @@ fn add_values(
 ) {
     for (var first = 0u; first < count; first += 4u) {
         var own_page = 0u;
-        var own: array<f32, QUERIES>;
-        if lane < 4u {
-            own_page = page_table[item.pages + (begin + min(first + lane, count - 1u)) / PAGE];
-            for (var query = 0u; query < QUERIES; query++) {
-                own[query] = weights[query * BLOCK + first + lane]; // zero of a key beyond the last
+        var own: array<f32, LOADS>;
+        if lane < LOADING {
+            own_page = page_table[item.pages + (begin + min(first + lane % 4u, count - 1u)) / PAGE];
+            for (var i = 0u; i < LOADS; i++) {
+                let query = min(i * FOURS + lane / 4u, QUERIES - 1u);
+                own[i] = weights[query * BLOCK + first + lane % 4u]; // zero of a key beyond the last
             }
         }
-        let pages = exchanged(own_page);
+        let pages = exchanged(own_page)[0];
         var v: array<mat2x4f, 4>;
         for (var i = 0u; i < 4u; i++) {
             let key = begin + min(first + i, count - 1u);
             v[i] = v_octet(first_octet(pages[i], kv_head), key % PAGE, octet);
         }
         for (var query = 0u; query < QUERIES; query++) {
-            let four = bitcast<vec4f>(exchanged(bitcast<u32>(own[query])));
+            let four = bitcast<vec4f>(exchanged(bitcast<u32>(own[query / FOURS]))[query % FOURS]);
             for (var i = 0u; i < 4u; i++) {
                 (*low)[query] = fma(vec4f(four[i]), v[i][0], (*low)[query]);
                 (*high)[query] = fma(vec4f(four[i]), v[i][1], (*high)[query]);

@@ -1,14 +1,17 @@
 // y = x · weightᵀ for any number of rows of x, without workgroup memory and its barriers: every invocation
 // computes TILE_ROWS rows by COLS columns of y by itself; the weights are read and decoded once for TILE_ROWS rows.
 //
-// All invocations need the same values of x: four load another value each, see exchange.
-import package::exchange::exchanged;
+// All invocations need the same values of x: few load another value each, see exchange.
+import package::exchange::{FOURS, exchanged};
 import package::generated::{COLS, QUADS, TILE_ROWS, WORKGROUP};
 import package::mat_mat_tile::{Tile, params, tile_of, weight_block, write, x_block};
 import package::quant::scales::weight_scale;
 import package::weight::{WeightScale, weight_quad};
 
 @group(0) @binding(3) var<storage, read> x: array<f32>; // [rows, blocks * QUADS, 4]
+
+// Four invocations load a quad of a row: with eight, those of rows 2i and 2i + 1 are load i.
+const LOADS = TILE_ROWS / FOURS;
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, TILE_ROWS>;
@@ -49,14 +52,14 @@ fn add_block(sums: ptr<function, Sums>, tile: Tile, first: u32, block: u32, lane
         for (var col = 0u; col < COLS; col++) {
             quads[col] = weight_quad(weight_block(tile, first + col, block), j, scales[col]);
         }
-        var own: array<f32, TILE_ROWS>;
-        if lane < 4u {
-            for (var row = 0u; row < TILE_ROWS; row++) {
-                own[row] = x[4u * (x_block(tile, row, block) * QUADS + j) + lane];
+        var own: array<f32, LOADS>;
+        if lane < 4u * FOURS {
+            for (var i = 0u; i < LOADS; i++) {
+                own[i] = x[4u * (x_block(tile, i * FOURS + lane / 4u, block) * QUADS + j) + lane % 4u];
             }
         }
         for (var row = 0u; row < TILE_ROWS; row++) {
-            let v = bitcast<vec4f>(exchanged(bitcast<u32>(own[row])));
+            let v = bitcast<vec4f>(exchanged(bitcast<u32>(own[row / FOURS]))[row % FOURS]);
             for (var col = 0u; col < COLS; col++) {
                 let w = quads[col];
                 (*sums)[row][col] =

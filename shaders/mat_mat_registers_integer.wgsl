@@ -4,8 +4,8 @@
 //
 // With `pairs`, two rows are multiplied at once: see pairs.
 //
-// All invocations need the same values of x: four load another row each, see exchange.
-import package::exchange::exchanged;
+// All invocations need the same values of x: few load another row each, see exchange.
+import package::exchange::{FOURS, exchanged};
 import package::generated::{COLS, TILE_ROWS, WORKGROUP};
 import package::mat_mat_tile::{Tile, params, tile_of, weight_block, write, x_block};
 import package::pairs::split_pair;
@@ -22,6 +22,10 @@ import package::weight::{DOTS, ScaleWords, WeightScale, scale_in, weight_codes, 
 @if(pairs) const AT_ONCE = 2u;
 @else const AT_ONCE = 1u;
 const GROUPS = TILE_ROWS / 4u / AT_ONCE;
+
+// So many invocations load another row each, so often.
+const LOADING = 4u * min(FOURS, GROUPS);
+const LOADS = (GROUPS + FOURS - 1u) / FOURS;
 
 // Sums of a block's products.
 alias Dot = array<i32, DOTS>;
@@ -93,10 +97,10 @@ fn add_part(
     part: u32,
     lane: u32,
 ) {
-    var loaded: array<Numbers, GROUPS>;
-    if lane < 4u {
-        for (var i = 0u; i < GROUPS; i++) {
-            loaded[i] = x_numbers(tile, i, block, part, lane);
+    var loaded: array<Numbers, LOADS>;
+    if lane < LOADING {
+        for (var i = 0u; i < LOADS; i++) {
+            loaded[i] = x_numbers(tile, i * FOURS, block, part, lane);
         }
     }
     var w: array<Numbers, COLS>;
@@ -108,7 +112,7 @@ fn add_part(
             for (var h = 0u; h < 2u; h++) {
                 for (var word = 0u; word < 2u; word++) {
                     for (var k = 0u; k < 4u; k++) {
-                        let x = bitcast<i32>(exchanged(bitcast<u32>(loaded[i][h][word][k]))[j]);
+                        let x = bitcast<i32>(exchanged(bitcast<u32>(loaded[i / FOURS][h][word][k]))[i % FOURS][j]);
                         for (var col = 0u; col < COLS; col++) {
                             (*dots)[i][j][col][h % DOTS] += w[col][h][word][k] * x;
                         }
@@ -127,18 +131,18 @@ fn add_block(
     block: u32,
     lane: u32,
 ) {
-    var loaded: array<array<vec2u, GROUPS>, AT_ONCE>; // scales as in memory
-    if lane < 4u {
+    var loaded: array<array<vec2u, LOADS>, AT_ONCE>; // scales as in memory
+    if lane < LOADING {
         for (var half = 0u; half < AT_ONCE; half++) {
-            for (var i = 0u; i < GROUPS; i++) {
-                loaded[half][i] = two_words(x_scales[x_block(tile, row_of(half, i) + lane, block)]);
+            for (var i = 0u; i < LOADS; i++) {
+                loaded[half][i] = two_words(x_scales[x_block(tile, row_of(half, i * FOURS) + lane, block)]);
             }
         }
     }
     for (var half = 0u; half < AT_ONCE; half++) {
         for (var i = 0u; i < GROUPS; i++) {
-            let scales = exchanged(loaded[half][i].x);
-            let code_sums = exchanged(loaded[half][i].y);
+            let scales = exchanged(loaded[half][i / FOURS].x)[i % FOURS];
+            let code_sums = exchanged(loaded[half][i / FOURS].y)[i % FOURS];
             for (var j = 0u; j < 4u; j++) {
                 let x = block_scale(vec2u(scales[j], code_sums[j]));
                 for (var col = 0u; col < COLS; col++) {
@@ -169,7 +173,7 @@ fn bytes_less_8(word: u32) -> vec4i {
     return vec4i((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u)) - vec4i(8);
 }
 
-// Of row `lane` of a group.
+// Of row `lane` from the first of a group on.
 fn x_numbers(tile: Tile, group: u32, block: u32, part: u32, lane: u32) -> Numbers {
     let first = signed(x_words(tile, row_of(0u, group) + lane, block, part));
     @if(pairs) {

@@ -2,14 +2,14 @@
 // neighbouring outputs of each by itself. With `integer`, both factors are integer codes of a block, whose products
 // are summed exactly before they are scaled, with `pairs` two at a time: see pairs.
 //
-// All invocations need the same values of x: four load another value each, see exchange.
+// All invocations need the same values of x: few load another value each, see exchange.
 //
 // Every output is summed in the same order whatever COLS and ROWS are, in explicit `fma`, so that a
 // row of x gives the same bits whatever rows it is batched with.
 //
 // With `normed`, rows of x are still to be divided by the root of their mean square: see epilogue/rms_norm.
 import package::epilogue::{UNIT, finish};
-import package::exchange::exchanged;
+import package::exchange::{FOURS, exchanged};
 import package::generated::{COLS, QUADS, ROWS, WORKGROUP};
 import package::mat_vec_task::{Task, block_of, first_task, params, root_scale, x_row};
 import package::pairs::{column_pairs, split_pair, weight_pairs};
@@ -22,6 +22,12 @@ import package::weight::{ScaleWords, WeightScale, scale_in, weight_codes, weight
 @if(integer) @group(0) @binding(3) var<storage, read> x_codes: array<u64>;  // [rows, blocks, 4]
 @if(integer) @group(0) @binding(5) var<storage, read> x_scales: array<u64>; // [rows, blocks]
 @else @group(0) @binding(3) var<storage, read> x: array<f32>;               // [rows, blocks * QUADS, 4], then squares if normed
+
+// Four invocations load of a column what is needed at once, and of as many columns their scales: with eight, those of columns
+// 2i and 2i + 1 are load i, and the scales of 8i to 8i + 7.
+const LOADING = 4u * min(FOURS, COLS);
+const LOADS = (COLS + FOURS - 1u) / FOURS;
+const SCALE_LOADS = (COLS + 4u * FOURS - 1u) / (4u * FOURS);
 
 // Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
 alias Sums = array<array<f32, COLS>, ROWS>;
@@ -112,20 +118,24 @@ fn add_block(
             let at = block_of(task, first + row, block);
             w_codes[row] = Parts(weight_codes(at, 0u), weight_codes(at, 1u));
         }
-        var own_codes: array<vec2u, COLS>;
-        var own_scales: array<vec2u, COLS>;
-        if lane < 4u {
-            for (var col = 0u; col < COLS; col++) {
-                let at = x_row(task, col) * params.blocks + block;
-                own_codes[col] = two_words(x_codes[4u * at + lane]);
-                own_scales[col] = two_words(x_scales[at]);
+        var own_codes: array<vec2u, LOADS>;
+        var own_scales: array<vec2u, SCALE_LOADS>;
+        if lane < LOADING {
+            for (var i = 0u; i < LOADS; i++) {
+                let at = x_block(task, i * FOURS + lane / 4u, block);
+                own_codes[i] = two_words(x_codes[4u * at + lane % 4u]);
+            }
+            for (var i = 0u; i < SCALE_LOADS; i++) {
+                own_scales[i] = two_words(x_scales[x_block(task, i * 4u * FOURS + lane, block)]);
             }
         }
         var codes: array<Codes, COLS>;
         var scales: array<BlockScale, COLS>;
         for (var col = 0u; col < COLS; col++) {
-            codes[col] = x_block_codes(own_codes[col]);
-            scales[col] = block_scale(subgroupBroadcast(own_scales[col], 0u));
+            codes[col] = x_block_codes(own_codes[col / FOURS], col % FOURS);
+            let own = own_scales[col / 4u / FOURS];
+            let four = col / 4u % FOURS;
+            scales[col] = block_scale(vec2u(exchanged(own.x)[four][col % 4u], exchanged(own.y)[four][col % 4u]));
         }
         let w_scales = next_scales(scale_words, task, first, block);
         for (var row = 0u; row < ROWS; row++) {
@@ -143,15 +153,15 @@ fn add_block(
             for (var row = 0u; row < ROWS; row++) {
                 w_quads[row] = weight_quad(block_of(task, first + row, block), j, w_scales[row]);
             }
-            var own: array<f32, COLS>;
-            if lane < 4u {
-                for (var col = 0u; col < COLS; col++) {
-                    own[col] = x[4u * ((x_row(task, col) * params.blocks + block) * QUADS + j) + lane];
+            var own: array<f32, LOADS>;
+            if lane < LOADING {
+                for (var i = 0u; i < LOADS; i++) {
+                    own[i] = x[4u * (x_block(task, i * FOURS + lane / 4u, block) * QUADS + j) + lane % 4u];
                 }
             }
             var quads: array<vec4f, COLS>;
             for (var col = 0u; col < COLS; col++) {
-                quads[col] = bitcast<vec4f>(exchanged(bitcast<u32>(own[col])));
+                quads[col] = bitcast<vec4f>(exchanged(bitcast<u32>(own[col / FOURS]))[col % FOURS]);
             }
             for (var row = 0u; row < ROWS; row++) {
                 let w = w_quads[row];
@@ -165,23 +175,28 @@ fn add_block(
     }
 }
 
-// Of all of a block, of which this invocation has read two words.
+// Number of a block of x. Columns past the end repeat the last one.
+fn x_block(task: Task, col: u32, block: u32) -> u32 {
+    return x_row(task, min(col, COLS - 1u)) * params.blocks + block;
+}
+
+// Of all of a block, of which each invocation of the four has read two words.
 @if(pairs)
-fn x_block_codes(own: vec2u) -> Codes {
+fn x_block_codes(own: vec2u, four: u32) -> Codes {
     let even = column_pairs(own.x);
     let odd = column_pairs(own.y);
-    return Codes(all_words(vec2u(even.x, odd.x)), all_words(vec2u(even.y, odd.y)));
+    return Codes(all_words(vec2u(even.x, odd.x), four), all_words(vec2u(even.y, odd.y), four));
 }
 
 @elif(integer)
-fn x_block_codes(own: vec2u) -> Codes {
-    return Codes(all_words(own));
+fn x_block_codes(own: vec2u, four: u32) -> Codes {
+    return Codes(all_words(own, four));
 }
 
 @if(integer)
-fn all_words(own: vec2u) -> Parts {
-    let even = exchanged(own.x);
-    let odd = exchanged(own.y);
+fn all_words(own: vec2u, four: u32) -> Parts {
+    let even = exchanged(own.x)[four];
+    let odd = exchanged(own.y)[four];
     return Parts(vec4u(even.x, odd.x, even.z, odd.z), vec4u(even.y, odd.y, even.w, odd.w));
 }
 

@@ -7,7 +7,7 @@ use device::{GPU, noise, stands_for_others};
 use mistral_wgpu::{
     gpu::*,
     ops::*,
-    quant::{FORMATS, Format, Matrix},
+    quant::{FORMATS, Format, Matrix, by_name},
     reference,
 };
 use pollster::block_on;
@@ -154,6 +154,29 @@ fn a_row_has_the_same_bits_in_every_small_batch() {
                 let expected = bits(&alone[..(n * rows) as usize]);
                 assert_eq!(bits(&y), expected, "{variant}/{} {n}", format.name);
             }
+        }
+    }
+}
+
+/// Whether four invocations of a subgroup exchange what they load, or eight, is no matter of bits.
+#[test]
+fn eight_exchange_what_four_do() {
+    if !GPU.capabilities().has(&[Capability::Subgroup8]) {
+        eprintln!("skipped: {} may have smaller subgroups", GPU.description().name);
+        return;
+    }
+    let disable = [Capability::Subgroup8].into_iter().collect();
+    let fours = open(&GpuOptions { disable, ..Default::default() });
+    for format in ["f16", "q8_0", "q4_0"].map(|name| by_name(name).unwrap()) {
+        let (rows, cols) = (70, 96);
+        let few = [1, 2, 5, 8].map(|n| (RowCount::Few(n), n));
+        for (count, n) in few.into_iter().chain([(products::many(&GPU, format, 16), 15)]) {
+            let [by_eight, by_four] = [&GPU, &fours].map(|gpu| {
+                let weight = Weight::from_matrix(gpu, "weight", &matrix(format, rows, cols)).unwrap();
+                product(gpu, &weight, &noise(1, (n * cols) as usize), count, n)
+            });
+            let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(by_eight), bits(by_four), "{} {count:?}", format.name);
         }
     }
 }

@@ -7,13 +7,14 @@
 use std::sync::LazyLock;
 
 use mistral_wgpu::{
-    gpu::{BindingKind, Capability, Composed, KernelKey, SHADERS, compose},
+    gpu::{BindingKind, Capabilities, Capability, Composed, KernelKey, SHADERS, compose},
     ops::compositions,
 };
 use naga::back::{hlsl, msl, spv};
 use rayon::prelude::*;
 
-/// Every composition, with the name of its files; those that read 16-bit floats by the device's conversion, and without.
+/// Every composition, with the name of its files: as a device runs it that has no capability of those that all kernels
+/// share, and one that has all.
 static COMPOSITIONS: LazyLock<Vec<(String, KernelKey, Composed)>> = LazyLock::new(|| {
     let composed = compositions().into_par_iter().enumerate().flat_map_iter(|(number, key)| {
         let name = format!("{number:04}-{}", key.shader.replace('/', "_"));
@@ -21,8 +22,8 @@ static COMPOSITIONS: LazyLock<Vec<(String, KernelKey, Composed)>> = LazyLock::ne
             let composed = compose(&key).unwrap_or_else(|error| panic!("{key:?}: {error}"));
             (key, composed)
         };
-        let (without, with) = (compose(key.clone()), compose(key.converts(true)));
-        let with = (with.1.wgsl != without.1.wgsl).then(|| (format!("{name}-converts"), with.0, with.1));
+        let (without, with) = (compose(key.clone()), compose(key.on(Capabilities::all())));
+        let with = (with.1.wgsl != without.1.wgsl).then(|| (format!("{name}-all"), with.0, with.1));
         [(name, without.0, without.1)].into_iter().chain(with)
     });
     composed.collect()

@@ -8,10 +8,13 @@ pub enum Capability {
     /// 16-bit floats in shaders.
     F16,
     /// The device's own conversion of 16-bit floats (`unpack2x16float`), by which every kernel reads them: see
-    /// [`KernelKey::converts`](super::KernelKey::converts).
+    /// [`KernelKey::on`](super::KernelKey::on).
     F16Conversion,
     /// Subgroup operations, of whatever subgroup size the driver picks.
     Subgroup,
+    /// Subgroups of no fewer than eight invocations, in every kernel that has them exchange what they load: see
+    /// [`KernelKey::on`](super::KernelKey::on).
+    Subgroup8,
     /// Products of 8×8 matrices by a whole subgroup: factors in `f16`, sums in `f32`.
     CooperativeMatrix8,
     /// The same with matrices of 16×16.
@@ -46,10 +49,11 @@ struct Row {
 const COOPERATIVE_MATRIX: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-const CAPABILITIES: [Row; 14] = [
+const CAPABILITIES: [Row; 15] = [
     Row { capability: Capability::F16, name: "f16", features: wgpu::Features::SHADER_F16 },
     Row { capability: Capability::F16Conversion, name: "f16_conversion", features: wgpu::Features::empty() },
     Row { capability: Capability::Subgroup, name: "subgroup", features: wgpu::Features::SUBGROUP },
+    Row { capability: Capability::Subgroup8, name: "subgroup_8", features: wgpu::Features::SUBGROUP },
     Row {
         capability: Capability::CooperativeMatrix8,
         name: "cooperative_matrix_8",
@@ -92,6 +96,7 @@ impl Capability {
     /// Whether an adapter with the features can do it.
     fn is_offered(self, adapter: &wgpu::Adapter) -> bool {
         match self {
+            Capability::Subgroup8 => adapter.get_info().subgroup_min_size >= 8,
             Capability::CooperativeMatrix8 => multiplies(adapter, 8),
             Capability::CooperativeMatrix16 => multiplies(adapter, 16),
             Capability::F16Conversion => {
@@ -171,7 +176,7 @@ impl Capabilities {
 }
 
 /// Names separated by commas. A name's beginning, to an underscore, stands for all that begin so:
-/// `cooperative_matrix` is both sizes, `f16` its conversion, too.
+/// `cooperative_matrix` is both sizes, `f16` its conversion, too, and `subgroup` any.
 impl std::str::FromStr for Capabilities {
     type Err = Error;
 

@@ -37,7 +37,7 @@ impl Gpu {
     /// [`ErrorKind::Shader`] when it does not compose or the device lacks what it needs,
     /// [`ErrorKind::Device`] when the driver refuses it.
     pub fn kernel(&self, key: &KernelKey) -> Result<Arc<Kernel>> {
-        let key = &key.clone().converts(self.capabilities().has(&[Capability::F16Conversion]));
+        let key = &key.clone().on(self.capabilities());
         let slot = {
             let mut slots = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
             match slots.get(key) {

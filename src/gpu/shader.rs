@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashMap, fmt::Write};
 use naga::valid;
 use wesl::{CompileOptions, EscapeMangler, Mangler, ModulePath, VirtualResolver};
 
-use super::Capability;
+use super::{Capabilities, Capability};
 use crate::{Error, ErrorKind, Result};
 
 macro_rules! shaders {
@@ -188,10 +188,13 @@ impl KernelKey {
         Self { needs, ..self.constant("SIZE", size) }
     }
 
-    /// Reads 16-bit floats, which may be scales, by the device's own conversion if `on`, and otherwise by integer arithmetic:
-    /// on a device, all kernels do or none, so that it is no part of what a variant needs.
-    pub fn converts(self, on: bool) -> Self {
-        self.flag(Capability::F16Conversion.name(), on)
+    /// As a device of such `capabilities` runs it: 16-bit floats, which may be scales, are read by the device's own conversion
+    /// or by integer arithmetic, and as many invocations exchange what they load as its smallest subgroups allow. All kernels
+    /// of a device do, or none, so that neither is part of what a variant needs.
+    pub fn on(self, capabilities: Capabilities) -> Self {
+        [Capability::F16Conversion, Capability::Subgroup8]
+            .into_iter()
+            .fold(self, |key, capability| key.flag(capability.name(), capabilities.has(&[capability])))
     }
 
     /// Whether the shader uses cooperative matrices, which neither HLSL nor WebGPU has.

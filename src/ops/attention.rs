@@ -41,8 +41,8 @@ const EXCHANGE: &[Capability] = &[Capability::Cpu, Capability::Int64, Capability
 fn rows_key(shape: &AttentionShape, tile: u32, rows: u32, workgroup: u32, keys: u32) -> KernelKey {
     let octets = shape.head_dim.div_ceil(8);
     let queries = rows * shape.group();
-    // In fours, which may exchange what they read.
-    let workgroup = workgroup.min(1024 / queries).max(octets).max(queries).next_multiple_of(4);
+    // In eights, which may exchange what they read.
+    let workgroup = workgroup.min(1024 / queries).max(octets).max(queries).next_multiple_of(8);
     let keys = keys.min(1024 / (queries * workgroup)).max(1);
     key("attention_rows", shape)
         .constant("GROUP", shape.group())

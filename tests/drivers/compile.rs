@@ -6,7 +6,7 @@ use std::{env, error::Error};
 
 use ash::{khr, vk};
 use mistral_wgpu::{
-    gpu::{BindingKind, Capability, Composed, KernelKey, compose, list_adapters},
+    gpu::{BindingKind, Composed, KernelKey, compose, list_adapters},
     ops::compositions,
 };
 use naga::back::spv;
@@ -125,9 +125,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let adapter = block_on(list_adapters()).into_iter().next().ok_or("no adapter")?;
     let compiler = Compiler::new()?;
     let words: Vec<_> = env::args().skip(1).collect();
-    let converts = adapter.capabilities.has(&[Capability::F16Conversion]);
     for key in compositions().into_iter().filter(|key| adapter.capabilities.has(key.needs)) {
-        let key = key.converts(converts);
+        let key = key.on(adapter.capabilities);
         let KernelKey { shader, mounts, needs, flags, constants, .. } = &key;
         let name = format!("{shader} {mounts:?} {needs:?} {flags:?} {constants:?}");
         if !words.iter().all(|word| name.contains(word)) {

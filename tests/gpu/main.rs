@@ -83,8 +83,8 @@ fn disabled_capabilities_are_gone() {
     );
     let both = [Capability::CooperativeMatrix8, Capability::CooperativeMatrix16].into_iter().collect();
     assert_eq!("cooperative_matrix".parse::<Capabilities>().unwrap(), both);
-    let three = [Capability::Subgroup, Capability::F16, Capability::F16Conversion].into_iter().collect();
-    assert_eq!("f16, subgroup".parse::<Capabilities>().unwrap(), three);
+    let four = [Capability::F16, Capability::F16Conversion, Capability::Subgroup, Capability::Subgroup8];
+    assert_eq!("f16, subgroup".parse::<Capabilities>().unwrap(), four.into_iter().collect());
 }
 
 #[test]

@@ -63,7 +63,7 @@ type Fault = (&'static str, &'static str, &'static str, fn(&str) -> bool);
 /// What drivers and devices do wrong, or might, and who must be caught at it.
 #[test]
 fn faults_are_found() {
-    let faults: [Fault; 45] = [
+    let faults: [Fault; 46] = [
         // Subnormal halves become zero as they are written.
         (
             "half",
@@ -116,6 +116,13 @@ fn faults_are_found() {
         }),
         ("attention_rows", "vec4f(four[i])", "vec4f(four[0])", |variant| {
             attention(variant) && variant.ends_with("exchange")
+        }),
+        // The last of eight invocations.
+        ("exchange", "subgroupBroadcast(value, 7u)", "subgroupBroadcast(value, 6u)", |variant| {
+            GPU.capabilities().has(&[Capability::Subgroup8])
+                && (variant.starts_with("mat_mat/registers")
+                    || variant.starts_with("mat_vec") && variant.contains("/rows")
+                    || variant.ends_with("exchange"))
         }),
         ("pairs", "codes.zw + (codes.xy", "codes.zw + (codes.xx", |variant| {
             of(variant, &["mat_vec", "mat_vec_swiglu", "mat_vec_rms_norm"]) && pairs(variant)

@@ -42,7 +42,7 @@ fn matrix(format: &'static Format, rows: usize, cols: usize) -> Matrix {
     Matrix::encode(format, rows, cols, &values)
 }
 
-/// How every kernel reads 16-bit floats, see [`KernelKey::converts`]: here that of [`Embedding`], whose table has its key.
+/// How every kernel reads 16-bit floats, see [`KernelKey::on`]: here that of [`Embedding`], whose table has its key.
 static HALF: Operation<()> = Operation {
     name: "half",
     variants: &[
