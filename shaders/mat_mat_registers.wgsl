@@ -13,7 +13,7 @@ import package::weight::{WeightScale, weight_quad};
 // Four invocations load a quad of a row: with eight, those of rows 2i and 2i + 1 are load i.
 const LOADS = TILE_ROWS / FOURS;
 
-// Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
+// Drivers keep these in registers, as every loop over them is unrolled.
 alias Sums = array<array<f32, COLS>, TILE_ROWS>;
 
 // Invocation 3 of workgroup (2, 1), with 32 invocations of 8 columns each and 8 rows: columns 536 to 543 of
@@ -35,8 +35,8 @@ fn main(
     for (var block = 0u; block < params.blocks; block++) {
         add_block(&sums, tile, first, block, lane);
     }
-    for (var row = 0u; row < TILE_ROWS; row++) {
-        for (var col = 0u; col < COLS; col++) {
+    @unroll for (var row = 0u; row < TILE_ROWS; row++) {
+        @unroll for (var col = 0u; col < COLS; col++) {
             write(tile, row, first + col, sums[row][col]);
         }
     }
@@ -44,23 +44,23 @@ fn main(
 
 fn add_block(sums: ptr<function, Sums>, tile: Tile, first: u32, block: u32, lane: u32) {
     var scales: array<WeightScale, COLS>;
-    for (var col = 0u; col < COLS; col++) {
+    @unroll for (var col = 0u; col < COLS; col++) {
         scales[col] = weight_scale(weight_block(tile, first + col, block));
     }
     for (var j = 0u; j < QUADS; j++) {
         var quads: array<vec4f, COLS>;
-        for (var col = 0u; col < COLS; col++) {
+        @unroll for (var col = 0u; col < COLS; col++) {
             quads[col] = weight_quad(weight_block(tile, first + col, block), j, scales[col]);
         }
         var own: array<f32, LOADS>;
         if lane < 4u * FOURS {
-            for (var i = 0u; i < LOADS; i++) {
+            @unroll for (var i = 0u; i < LOADS; i++) {
                 own[i] = x[4u * (x_block(tile, i * FOURS + lane / 4u, block) * QUADS + j) + lane % 4u];
             }
         }
-        for (var row = 0u; row < TILE_ROWS; row++) {
+        @unroll for (var row = 0u; row < TILE_ROWS; row++) {
             let v = bitcast<vec4f>(exchanged(bitcast<u32>(own[row / FOURS]))[row % FOURS]);
-            for (var col = 0u; col < COLS; col++) {
+            @unroll for (var col = 0u; col < COLS; col++) {
                 let w = quads[col];
                 (*sums)[row][col] =
                     fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, (*sums)[row][col]))));

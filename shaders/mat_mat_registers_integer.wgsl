@@ -30,7 +30,7 @@ const LOADS = (GROUPS + FOURS - 1u) / FOURS;
 // Sums of a block's products.
 alias Dot = array<i32, DOTS>;
 
-// Nested, so that every index is a loop's own counter: drivers unroll such loops and keep the sums in registers.
+// Drivers keep these in registers, as every loop over them is unrolled.
 alias Dots = array<array<array<Dot, COLS>, 4>, GROUPS>;
 alias Sums = array<array<array<array<f32, COLS>, 4>, GROUPS>, AT_ONCE>;
 
@@ -57,26 +57,26 @@ fn main(
     for (var block = 0u; block < params.blocks; block++) {
         // All of a block before anything is computed: what waits for memory waits together.
         var w_codes: array<Parts, COLS>;
-        for (var col = 0u; col < COLS; col++) {
+        @unroll for (var col = 0u; col < COLS; col++) {
             let at = weight_block(tile, first + col, block);
             w_codes[col] = Parts(weight_codes(at, 0u), weight_codes(at, 1u));
         }
         var dots: Dots;
-        for (var part = 0u; part < 2u; part++) {
+        @unroll for (var part = 0u; part < 2u; part++) {
             add_part(&dots, &w_codes, tile, block, part, lane);
         }
         var scales: array<WeightScale, COLS>;
-        for (var col = 0u; col < COLS; col++) {
+        @unroll for (var col = 0u; col < COLS; col++) {
             let at = weight_block(tile, first + col, block);
             scale_words[col] = next_words(scale_words[col], at, block == 0u);
             scales[col] = scale_in(scale_words[col], at);
         }
         add_block(&sums, &dots, &scales, tile, block, lane);
     }
-    for (var half = 0u; half < AT_ONCE; half++) {
-        for (var i = 0u; i < GROUPS; i++) {
-            for (var j = 0u; j < 4u; j++) {
-                for (var col = 0u; col < COLS; col++) {
+    @unroll for (var half = 0u; half < AT_ONCE; half++) {
+        @unroll for (var i = 0u; i < GROUPS; i++) {
+            @unroll for (var j = 0u; j < 4u; j++) {
+                @unroll for (var col = 0u; col < COLS; col++) {
                     write(tile, row_of(half, i) + j, first + col, sums[half][i][j][col]);
                 }
             }
@@ -99,21 +99,21 @@ fn add_part(
 ) {
     var loaded: array<Numbers, LOADS>;
     if lane < LOADING {
-        for (var i = 0u; i < LOADS; i++) {
+        @unroll for (var i = 0u; i < LOADS; i++) {
             loaded[i] = x_numbers(tile, i * FOURS, block, part, lane);
         }
     }
     var w: array<Numbers, COLS>;
-    for (var col = 0u; col < COLS; col++) {
+    @unroll for (var col = 0u; col < COLS; col++) {
         w[col] = weight_numbers((*w_codes)[col][part]);
     }
-    for (var i = 0u; i < GROUPS; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            for (var h = 0u; h < 2u; h++) {
-                for (var word = 0u; word < 2u; word++) {
-                    for (var k = 0u; k < 4u; k++) {
+    @unroll for (var i = 0u; i < GROUPS; i++) {
+        @unroll for (var j = 0u; j < 4u; j++) {
+            @unroll for (var h = 0u; h < 2u; h++) {
+                @unroll for (var word = 0u; word < 2u; word++) {
+                    @unroll for (var k = 0u; k < 4u; k++) {
                         let x = bitcast<i32>(exchanged(bitcast<u32>(loaded[i / FOURS][h][word][k]))[i % FOURS][j]);
-                        for (var col = 0u; col < COLS; col++) {
+                        @unroll for (var col = 0u; col < COLS; col++) {
                             (*dots)[i][j][col][h % DOTS] += w[col][h][word][k] * x;
                         }
                     }
@@ -133,19 +133,19 @@ fn add_block(
 ) {
     var loaded: array<array<vec2u, LOADS>, AT_ONCE>; // scales as in memory
     if lane < LOADING {
-        for (var half = 0u; half < AT_ONCE; half++) {
-            for (var i = 0u; i < LOADS; i++) {
+        @unroll for (var half = 0u; half < AT_ONCE; half++) {
+            @unroll for (var i = 0u; i < LOADS; i++) {
                 loaded[half][i] = two_words(x_scales[x_block(tile, row_of(half, i * FOURS) + lane, block)]);
             }
         }
     }
-    for (var half = 0u; half < AT_ONCE; half++) {
-        for (var i = 0u; i < GROUPS; i++) {
+    @unroll for (var half = 0u; half < AT_ONCE; half++) {
+        @unroll for (var i = 0u; i < GROUPS; i++) {
             let scales = exchanged(loaded[half][i / FOURS].x)[i % FOURS];
             let code_sums = exchanged(loaded[half][i / FOURS].y)[i % FOURS];
-            for (var j = 0u; j < 4u; j++) {
+            @unroll for (var j = 0u; j < 4u; j++) {
                 let x = block_scale(vec2u(scales[j], code_sums[j]));
-                for (var col = 0u; col < COLS; col++) {
+                @unroll for (var col = 0u; col < COLS; col++) {
                     let dot = (*dots)[i][j][col];
                     @if(pairs) let own = vec2i(split_pair(dot[0])[half] + 8 * x.sum, 0);
                     @else let own = vec2i(dot[0], select(0, dot[DOTS - 1u], DOTS == 2u));

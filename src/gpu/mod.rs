@@ -19,6 +19,7 @@ mod pipelines;
 mod profile;
 mod recording;
 mod shader;
+mod unroll;
 
 pub use adapter::{AdapterDescription, Limits, list_adapters};
 pub use buffer::{Buffer, Download};

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashMap, fmt::Write};
 use naga::valid;
 use wesl::{CompileOptions, EscapeMangler, Mangler, ModulePath, VirtualResolver};
 
-use super::{Capabilities, Capability};
+use super::{Capabilities, Capability, unroll::unroll};
 use crate::{Error, ErrorKind, Result};
 
 macro_rules! shaders {
@@ -306,8 +306,9 @@ fn link(key: &KernelKey, replaced: &HashMap<String, String>) -> Result<String> {
         options.features.flags.insert(flag.to_owned(), wesl::Feature::Enable);
     }
     let linked = wesl::compile_sourcemap(&path(key.shader), &resolver, &EscapeMangler, &options);
-    let text =
-        linked.map_err(|error| Error::new(ErrorKind::Shader, key.shader, plain(&error.to_string())))?;
+    let fail = |report: String| Error::new(ErrorKind::Shader, key.shader, report);
+    let mut text = linked.map_err(|error| fail(plain(&error.to_string())))?.syntax;
+    unroll(&mut text).map_err(|counted| fail(format!("cannot unroll {counted}")))?;
     let enable =
         |extension: &str, on: bool| if on { format!("enable {extension};\n") } else { String::new() };
     let f16 = enable("f16", key.needs.contains(&Capability::F16));
