@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use wesl::syntax::{
     Attribute, BinaryOperator, CompoundStatement, Declaration, DeclarationKind, Expression, ExpressionNode,
-    ForStatement, GlobalDeclaration, Ident, LiteralExpression, Statement, StatementNode, TranslationUnit,
+    ForStatement, GlobalDeclaration, LiteralExpression, Statement, StatementNode, TranslationUnit,
 };
 
 /// Constants of a shader by name.
@@ -39,7 +39,6 @@ fn unroll_in(body: &mut CompoundStatement, constants: &Constants) -> Result<(), 
     for statement in &mut body.statements {
         match statement.node_mut() {
             Statement::Compound(block) => unroll_in(block, constants)?,
-            Statement::Loop(endless) => unroll_in(&mut endless.body, constants)?,
             Statement::If(condition) => {
                 let others = condition.else_if_clauses.iter_mut().map(|clause| &mut clause.body);
                 let last = condition.else_clause.iter_mut().map(|clause| &mut clause.body);
@@ -77,24 +76,12 @@ fn unrolled(counted: &ForStatement, constants: &Constants) -> Option<CompoundSta
         && value(counter.initializer.as_ref()?, constants) == Some(0);
     let turn = |index| {
         let mut body = counted.body.clone();
-        let constant = constant(&counter.ident, index);
-        body.statements.insert(0, StatementNode::new(constant.into(), Default::default()));
+        let constant = format!("const {name} = {index}u;").parse().expect("a declaration");
+        body.statements.insert(0, StatementNode::new(constant, Default::default()));
         StatementNode::new(Statement::Compound(body), Default::default())
     };
     let count = value(&condition.right, constants).filter(|_| counts)?;
     Some(CompoundStatement { attributes: Vec::new(), statements: (0..count).map(turn).collect() })
-}
-
-/// `const ident = index`, a `u32`.
-fn constant(ident: &Ident, index: u32) -> Declaration {
-    let value = Expression::Literal(LiteralExpression::U32(index));
-    Declaration {
-        attributes: Vec::new(),
-        kind: DeclarationKind::Const,
-        ident: ident.clone(),
-        ty: None,
-        initializer: Some(ExpressionNode::new(value, Default::default())),
-    }
 }
 
 /// What an expression of numbers and constants comes to.
@@ -113,15 +100,6 @@ fn value(expression: &ExpressionNode, constants: &Constants) -> Option<u32> {
                 _ => None,
             }
         }
-        Expression::FunctionCall(call) => {
-            let [left, right] = call.arguments.as_slice() else { return None };
-            let (left, right) = (value(left, constants)?, value(right, constants)?);
-            match call.ty.ident.name().as_str() {
-                "min" => Some(left.min(right)),
-                "max" => Some(left.max(right)),
-                _ => None,
-            }
-        }
         _ => None,
     }
 }
@@ -131,7 +109,7 @@ mod tests {
     use super::*;
 
     fn of(loops: &str) -> Result<String, String> {
-        let shader = format!("const N = 2u; const HALF = max(N / 2u, 1u); fn f() {{ {loops} }}");
+        let shader = format!("const N = 2u; const HALF = (N + 1u) / N; fn f() {{ {loops} }}");
         let mut shader: TranslationUnit = shader.parse().unwrap();
         unroll(&mut shader)?;
         Ok(shader.global_declarations[2].to_string().split_whitespace().collect::<Vec<_>>().join(" "))
